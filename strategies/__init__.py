@@ -1,0 +1,56 @@
+"""How many attempts, where, when, and which outcome wins. Standard library only."""
+
+from strategies.all import AllOptions, AllStrategy
+from strategies.base import Fetch, NoOptions, Strategy
+from strategies.collect import CollectStrategy
+from strategies.deadline import Deadline
+from strategies.fanout import FanOut
+from strategies.first import FirstStrategy
+from strategies.hedged import HedgedOptions, HedgedStrategy
+from strategies.outcome import (
+    Answered,
+    Attempt,
+    Bound,
+    Cancelled,
+    Failed,
+    Outcome,
+    Rejected,
+    Request,
+    Result,
+    Target,
+    TimedOut,
+    Verdict,
+)
+from strategies.reaper import Reaper
+from strategies.registry import build_options, find_strategy
+from strategies.value import value
+
+__all__ = [
+    "AllOptions",
+    "AllStrategy",
+    "Answered",
+    "Attempt",
+    "Bound",
+    "Cancelled",
+    "CollectStrategy",
+    "Deadline",
+    "Failed",
+    "FanOut",
+    "Fetch",
+    "FirstStrategy",
+    "HedgedOptions",
+    "HedgedStrategy",
+    "NoOptions",
+    "Outcome",
+    "Reaper",
+    "Rejected",
+    "Request",
+    "Result",
+    "Strategy",
+    "Target",
+    "TimedOut",
+    "Verdict",
+    "build_options",
+    "find_strategy",
+    "value",
+]

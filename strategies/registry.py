@@ -1,0 +1,84 @@
+"""From a name in the route table to a strategy class: ours, an installed package's, or any by its path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from strategies.all import AllStrategy
+from strategies.base import Strategy
+from strategies.collect import CollectStrategy
+from strategies.first import FirstStrategy
+from strategies.hedged import HedgedStrategy
+
+ENTRY_POINTS = "hedgerow.strategies"
+"""The entry-point group under which a package publishes strategies of its own."""
+
+BUILT_IN: Mapping[str, type[Strategy[Any]]] = {
+    "all": AllStrategy,
+    "first": FirstStrategy,
+    "hedged": HedgedStrategy,
+    "collect": CollectStrategy,
+}
+
+
+def find_strategy(name: str) -> type[Strategy[Any]]:
+    """
+    The class behind *name*: a built-in, an entry point of the group `ENTRY_POINTS`, or ``"module:Class"``.
+
+    Raises:
+        LookupError: nothing goes by that name; the message says what does.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    found = _by_path(name) if ":" in name else _by_entry_point(name)
+    if not (isinstance(found, type) and issubclass(found, Strategy)):
+        raise LookupError(f"strategy {name!r} is not a subclass of strategies.Strategy")
+    return found
+
+
+def build_options(strategy: type[Strategy[Any]], given: Mapping[str, object]) -> Any:
+    """
+    The options of *strategy* from plain data.
+
+    Raises:
+        ValueError: an option is unknown, of the wrong type, or out of range; the message names it.
+    """
+    known = {field.name: field for field in fields(strategy.Options)}
+    for name, given_value in given.items():
+        if name not in known:
+            raise ValueError(f"unknown option {name!r}{_did_you_mean(name, known)}")
+        _check_type(name, given_value, known[name].default)
+    return strategy.Options(**given)
+
+
+def _check_type(name: str, given: object, default: object) -> None:
+    """An option is of its default's type; a whole number will do for a float, a truth value for neither."""
+    wanted: tuple[type, ...] = (int, float) if isinstance(default, float) else (type(default),)
+    if not isinstance(given, wanted) or (isinstance(given, bool) and bool not in wanted):
+        raise ValueError(f"option {name!r} must be a {wanted[-1].__name__}, not {given!r}")
+
+
+def _by_path(path: str) -> object:
+    module, _, name = path.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise LookupError(f"strategy {path!r} cannot be loaded: {error}") from error
+
+
+def _by_entry_point(name: str) -> object:
+    published = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name not in published:
+        raise LookupError(f"strategy {name!r} is unknown{_did_you_mean(name, {**BUILT_IN, **published})}")
+    loaded: object = published[name].load()
+    return loaded
+
+
+def _did_you_mean(name: str, known: Mapping[str, object]) -> str:
+    close = get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there is {', '.join(sorted(known)) or 'none'}"
