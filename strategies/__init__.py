@@ -22,7 +22,7 @@ from strategies.outcome import (
     Verdict,
 )
 from strategies.reaper import Reaper
-from strategies.registry import build_options, find_strategy
+from strategies.registry import build_options, find_named, find_strategy
 from strategies.value import value
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "TimedOut",
     "Verdict",
     "build_options",
+    "find_named",
     "find_strategy",
     "value",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from strategies.all import AllStrategy
@@ -26,16 +26,36 @@ BUILT_IN: Mapping[str, type[Strategy[Any]]] = {
 }
 
 
+def find_named(kind: str, name: str, known: Mapping[str, object]) -> object:
+    """
+    The object behind *name*: one of those *known*, or any importable one, as ``"module:attribute"``.
+
+    Raises:
+        LookupError: nothing goes by that name; the message says what does. *kind* says what is looked for.
+    """
+    if name in known:
+        return known[name]
+    module, _, attribute = name.partition(":")
+    if not attribute:
+        raise LookupError(f"{kind} {name!r} is unknown{_did_you_mean(name, known)}")
+    try:
+        found: object = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise LookupError(f"{kind} {name!r} cannot be loaded: {error}") from error
+    return found
+
+
 def find_strategy(name: str) -> type[Strategy[Any]]:
     """
     The class behind *name*: a built-in, an entry point of the group `ENTRY_POINTS`, or ``"module:Class"``.
 
     Raises:
-        LookupError: nothing goes by that name; the message says what does.
+        LookupError: nothing goes by that name, or what does is no strategy.
     """
-    if name in BUILT_IN:
-        return BUILT_IN[name]
-    found = _by_path(name) if ":" in name else _by_entry_point(name)
+    published = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    found = find_named("strategy", name, {**published, **BUILT_IN})
+    if isinstance(found, EntryPoint):
+        found = found.load()
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         raise LookupError(f"strategy {name!r} is not a subclass of strategies.Strategy")
     return found
@@ -61,22 +81,6 @@ def _check_type(name: str, given: object, default: object) -> None:
     wanted: tuple[type, ...] = (int, float) if isinstance(default, float) else (type(default),)
     if not isinstance(given, wanted) or (isinstance(given, bool) and bool not in wanted):
         raise ValueError(f"option {name!r} must be a {wanted[-1].__name__}, not {given!r}")
-
-
-def _by_path(path: str) -> object:
-    module, _, name = path.partition(":")
-    try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise LookupError(f"strategy {path!r} cannot be loaded: {error}") from error
-
-
-def _by_entry_point(name: str) -> object:
-    published = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    if name not in published:
-        raise LookupError(f"strategy {name!r} is unknown{_did_you_mean(name, {**BUILT_IN, **published})}")
-    loaded: object = published[name].load()
-    return loaded
 
 
 def _did_you_mean(name: str, known: Mapping[str, object]) -> str:

@@ -1,0 +1,30 @@
+"""What a transport is asked to send, and what it brings back. Plain values: nothing here holds a socket."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from strategies import value
+
+
+@value
+class Call:
+    """
+    One HTTP request to an upstream, relative to its URL.
+
+    *segments* are appended to the URL's path, each percent-encoded, so that no caller's text can climb out
+    of it. *body* is sent as JSON.
+    """
+
+    method: str = "GET"
+    segments: tuple[str, ...] = ()
+    body: bytes | None = None
+
+
+@value
+class Answer:
+    """One HTTP answer, read to its end: *body* is bounded by the upstream's ``max_body``, decoded."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes

@@ -1,0 +1,1 @@
+"""The built-in unreliable upstreams: an application of its own, run alone or embedded on loopback."""

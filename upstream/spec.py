@@ -1,0 +1,27 @@
+"""What we know of an upstream before we call it."""
+
+from __future__ import annotations
+
+from strategies import value
+from upstream.payloads import Accept, anything
+
+
+@value
+class UpstreamSpec:
+    """
+    One upstream.
+
+    Attributes:
+        name: as routes and metrics call it.
+        url: where it is; a call's segments are appended to its path.
+        accept: says what is wrong with the body of a 200, or None.
+        timeout: seconds that one attempt may take, besides the caller's deadline; None for no such limit.
+        max_body: bytes of a decoded body; beyond it the attempt fails as ``too_large``. 1 MiB by default,
+            because a larger JSON document would hold the loop for tens of milliseconds while it is judged.
+    """
+
+    name: str
+    url: str
+    accept: Accept = anything
+    timeout: float | None = None
+    max_body: int = 1024 * 1024

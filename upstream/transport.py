@@ -1,0 +1,86 @@
+"""One attempt over the shared session, and the one place where its outcome is judged.
+
+Whatever happens on the wire comes back as an outcome with its verdict; what is raised is a bug or a
+cancellation. It keeps no time of its own: whoever waits for it bounds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+from yarl import URL
+
+from strategies import Answered, Attempt, Failed, Outcome, Verdict
+from upstream.call import Answer, Call
+from upstream.faults import FAULTS, TooLarge, detail_of, reason_of
+from upstream.spec import UpstreamSpec
+
+_GET = Call()
+
+
+class HttpTransport:
+    """
+    A `strategies.Fetch` for one upstream: sends the `Call` that an attempt carries (a plain GET if none).
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, spec: UpstreamSpec) -> None:
+        self._session = session
+        self._spec = spec
+        self._url = URL(spec.url)
+        self._loop = asyncio.get_running_loop()
+
+    async def __call__(self, attempt: Attempt) -> Outcome:
+        payload = attempt.target.payload
+        call = payload if isinstance(payload, Call) else _GET
+        started = self._loop.time()
+        try:
+            answer = await self._exchange(call, attempt)
+        except FAULTS as error:
+            return Failed(attempt, started, self._loop.time(), reason_of(error), detail_of(error))
+        return judge(self._spec, attempt, started, self._loop.time(), answer)
+
+    async def _exchange(self, call: Call, attempt: Attempt) -> Answer:
+        url = self._url.joinpath(*call.segments) if call.segments else self._url
+        response = await self._session.request(
+            call.method,
+            url,
+            data=call.body,
+            headers=_JSON if call.body is not None else None,
+            allow_redirects=False,
+            trace_request_ctx=attempt,
+        )
+        try:
+            body = await _read(response, self._spec.max_body)
+        except BaseException:
+            response.close()  # half-read: the connection is of no further use
+            raise
+        return Answer(response.status, response.headers, body)
+
+
+_JSON = {"Content-Type": "application/json"}
+
+
+def judge(spec: UpstreamSpec, attempt: Attempt, started: float, ended: float, answer: Answer) -> Answered:
+    """The verdict on a complete answer: only a 200 whose body the upstream's rule accepts is a success."""
+    if answer.status != 200:
+        return Answered(
+            attempt, started, ended, Verdict.FAILURE, answer, "http_error", f"status {answer.status}"
+        )
+    if complaint := spec.accept(answer.body):
+        return Answered(attempt, started, ended, Verdict.FAILURE, answer, "invalid_payload", complaint)
+    return Answered(attempt, started, ended, Verdict.SUCCESS, answer)
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The whole body, decoded, but never more than one read beyond *limit*."""
+    if (response.content_length or 0) > limit:
+        raise TooLarge(f"the body of {response.content_length} bytes is over the limit of {limit}")
+    body = await response.content.readany()
+    while chunk := await response.content.readany():
+        body += chunk
+        if len(body) > limit:
+            break
+    if len(body) > limit:
+        raise TooLarge(f"the body is over the limit of {limit} bytes")
+    return body
