@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from strategies import Attempt, Fetch, Outcome
@@ -24,12 +25,11 @@ class AttemptObserver(Protocol):
         """
 
 
-def observe(fetch: Fetch, observer: AttemptObserver) -> Fetch:
-    """*fetch*, watched by *observer*."""
+def observe(fetch: Fetch, observer: AttemptObserver, clock: Callable[[], float]) -> Fetch:
+    """*fetch*, watched by *observer*, timed by *clock*."""
 
     async def observed(attempt: Attempt) -> Outcome:
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = clock()
         reason = "bug"
         observer.attempt_started(attempt)
         try:
@@ -37,9 +37,9 @@ def observe(fetch: Fetch, observer: AttemptObserver) -> Fetch:
             reason = outcome.reason
             return outcome
         except asyncio.CancelledError:
-            reason = "timeout" if loop.time() >= attempt.deadline.at - EARLY else "cancelled"
+            reason = "timeout" if clock() >= attempt.deadline.at - EARLY else "cancelled"
             raise
         finally:
-            observer.attempt_ended(attempt, reason, loop.time() - started)
+            observer.attempt_ended(attempt, reason, clock() - started)
 
     return observed

@@ -6,7 +6,7 @@ cancellation. It keeps no time of its own: whoever waits for it bounds it.
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 
 import aiohttp
 from yarl import URL
@@ -24,21 +24,23 @@ class HttpTransport:
     A `strategies.Fetch` for one upstream: sends the `Call` that an attempt carries (a plain GET if none).
     """
 
-    def __init__(self, session: aiohttp.ClientSession, spec: UpstreamSpec) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, spec: UpstreamSpec, clock: Callable[[], float]
+    ) -> None:
         self._session = session
         self._spec = spec
         self._url = URL(spec.url)
-        self._loop = asyncio.get_running_loop()
+        self._clock = clock
 
     async def __call__(self, attempt: Attempt) -> Outcome:
         payload = attempt.target.payload
         call = payload if isinstance(payload, Call) else _GET
-        started = self._loop.time()
+        started = self._clock()
         try:
             answer = await self._exchange(call, attempt)
         except FAULTS as error:
-            return Failed(attempt, started, self._loop.time(), reason_of(error), detail_of(error))
-        return judge(self._spec, attempt, started, self._loop.time(), answer)
+            return Failed(attempt, started, self._clock(), reason_of(error), detail_of(error))
+        return judge(self._spec, attempt, started, self._clock(), answer)
 
     async def _exchange(self, call: Call, attempt: Attempt) -> Answer:
         url = self._url.joinpath(*call.segments) if call.segments else self._url

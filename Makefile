@@ -1,0 +1,57 @@
+# The two commands: `make run` and `make test`. Each does its own set-up, once; the stamp files say it is done.
+
+PYTHON ?= python3
+VENV   ?= .venv
+PIP     = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: run test lint types docs bench lock format clean help
+
+help:  ## what there is to make
+	@sed -n 's/^\([a-z]*\):.*##/make \1 \t/p' $(MAKEFILE_LIST)
+
+run: $(VENV)/run  ## the server on http://localhost:8000
+	$(VENV)/bin/python -m server $(ARGS)
+
+test: $(VENV)/dev  ## the whole test suite
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(VENV)/dev  ## style and likely bugs
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/dev  ## mypy, strict
+	$(VENV)/bin/mypy strategies upstream server
+
+docs: $(VENV)/dev  ## the documentation into docs/_build/html
+	$(VENV)/bin/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+bench: $(VENV)/dev  ## requests per second, latency, lateness and CPU per route (needs wrk)
+	$(VENV)/bin/python -m benchmarks $(ARGS)
+
+format: $(VENV)/dev  ## rewrite the code in the house's form
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+lock: $(VENV)/lock  ## requirements*.in -> requirements*.txt, pinned with hashes
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+		requirements.in -o requirements.txt
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+		requirements-dev.in -o requirements-dev.txt
+
+clean:  ## forget the virtual environment and what was built
+	rm -rf $(VENV) docs/_build .tox
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run: requirements.txt | $(VENV)/bin/python
+	$(PIP) install --require-hashes -r requirements.txt
+	@touch $@
+
+$(VENV)/dev: requirements-dev.txt $(VENV)/run
+	$(PIP) install --require-hashes -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/lock: | $(VENV)/bin/python
+	$(PIP) install uv
+	@touch $@

@@ -1,0 +1,86 @@
+"""``python -m server``: read the settings, check them all, and serve until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+
+import uvloop
+
+from server import __version__
+from server.app import ROUTES, create_app
+from server.logs import logging_to_stderr
+from server.routes import Table, load_table
+from server.serve import listen, run
+from server.settings import ConfigError, Settings, load_settings
+
+log = logging.getLogger("hedgerow.server")
+
+EXIT_CONFIG = 2
+EXIT_ADDRESS = 1
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line. What it leaves out comes from the environment, then from ``.env``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m server",
+        description="Hedgerow answers on time over backends that do not.",
+        epilog="Everything else is set by environment variables or a .env file; see .env.example.",
+    )
+    parser.add_argument("--host", help="address to listen on (HOST, 127.0.0.1)")
+    parser.add_argument("--port", help="port to listen on (PORT, 8000)")
+    parser.add_argument("--config", type=Path, default=ROUTES, help="the route table (server/routes.toml)")
+    parser.add_argument("--version", action="version", version=f"Hedgerow {__version__}")
+    return parser.parse_args(argv)
+
+
+def configure(arguments: argparse.Namespace) -> tuple[Settings, Table]:
+    """
+    The settings and the route table.
+
+    Raises:
+        ConfigError: with every problem in either.
+    """
+    given = {"HOST": arguments.host, "PORT": arguments.port}
+    environ = {**os.environ, **{name: text for name, text in given.items() if text is not None}}
+    dotenv = Path(".env")
+    settings = load_settings(environ, dotenv if dotenv.exists() else None)
+    try:
+        text = arguments.config.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"--config: {error}"]) from error
+    return settings, load_table(text, settings.environ)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the server; returns the exit code."""
+    try:
+        settings, table = configure(parse(argv))
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)  # noqa: T201 - there is no log yet
+        return EXIT_CONFIG
+    try:
+        sock = listen(settings.host, settings.port)
+    except OSError as error:
+        print(f"HOST, PORT: cannot listen on {settings.host}:{settings.port}: {error}", file=sys.stderr)  # noqa: T201
+        return EXIT_ADDRESS
+    with logging_to_stderr(settings.log_level), sock:
+        for entry in table.upstreams:
+            if entry.url is None:
+                log.warning(
+                    "upstream %s is played by the built-in simulator; set %s to use a real one",
+                    entry.name,
+                    entry.variable,
+                )
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run(create_app(settings, table), settings, sock))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

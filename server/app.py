@@ -1,0 +1,100 @@
+"""The composition root: settings and the route table in, an aiohttp application out."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from prometheus_async.aio import track_inprogress
+from prometheus_client import CollectorRegistry
+
+from server.access_log import AccessLog
+from server.edge import decorate_all, edge
+from server.handlers import fan_out_handler
+from server.headers import Decorator
+from server.lifecycle import Lifecycle
+from server.lifespan import SESSION, resources
+from server.loop_lag import LoopLag, reserve_for
+from server.openapi import Reply, document, problem
+from server.pages import add_pages
+from server.params import timeout_reader, timeout_schema
+from server.routes import Route, Table
+from server.settings import Settings
+from server.telemetry import Telemetry
+from strategies import Strategy
+
+ROUTES = Path(__file__).with_name("routes.toml")
+LIFECYCLE = web.AppKey("LIFECYCLE", Lifecycle)
+TELEMETRY = web.AppKey("TELEMETRY", Telemetry)
+MAX_BODY = 1024 * 1024
+
+
+def create_app(
+    settings: Settings,
+    table: Table,
+    rng: random.Random | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> web.Application:
+    """
+    The whole application.
+
+    Args:
+        settings, table: what `load_settings` and `load_table` gave.
+        rng: the luck of the built-in simulator.
+        clock: the loop's clock in seconds. uvloop's own ``time()`` is that clock cut to milliseconds and
+            as old as the turn of the loop; ``time.monotonic`` is the same clock, exact.
+    """
+    rng = rng or random.Random(settings.simulator_seed)
+    lifecycle, telemetry = Lifecycle(), Telemetry(CollectorRegistry())
+    lag = LoopLag(telemetry.loop_lag.observe, clock)
+    strategies: dict[str, Strategy[Any]] = {}
+    app = web.Application(
+        middlewares=[edge(lifecycle, telemetry, AccessLog(settings.access_log), clock)],
+        client_max_size=MAX_BODY,
+    )
+    app[LIFECYCLE], app[TELEMETRY] = lifecycle, telemetry
+    decorate_all(app, Decorator(settings.cors_origins))
+    app.cleanup_ctx.append(resources(settings, table, strategies, telemetry, lag, lifecycle, rng))
+
+    timeout_of = timeout_reader(settings.request_timeout)
+    query = timeout_schema(settings.request_timeout)
+    for route in table.routes:
+        handler = fan_out_handler(
+            route, strategies, timeout_of, lambda seconds: reserve_for(seconds, lag.recent), telemetry, clock
+        )
+        in_flight = track_inprogress(telemetry.requests_in_flight.labels(route.name))
+        app.router.add_get(
+            route.path,
+            document(
+                in_flight(handler),
+                tag="work",
+                summary=route.summary,
+                query=query,
+                replies=_replies(route),
+            ),
+        )
+
+    async def session_is_open() -> bool:
+        return not app[SESSION].closed
+
+    add_pages(
+        app,
+        welcome=settings.welcome_message,
+        lifecycle=lifecycle,
+        telemetry=telemetry,
+        checks={"session": session_is_open},
+        upstreams=lambda: {entry.name: {"simulated": entry.url is None} for entry in table.upstreams},
+    )
+    return app
+
+
+def _replies(route: Route) -> dict[int, Reply]:
+    return {
+        200: Reply(route.summary, dict(route.render.shape), route.render.example),
+        400: problem("`timeout` is not a whole number of milliseconds in range."),
+        route.on_failure: problem("The upstream did not give what this route needs, within the timeout."),
+    }

@@ -1,0 +1,36 @@
+"""One request as the edge sees it: its id, when it came, and what the log will want to know of it."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+from aiohttp import web
+
+from strategies import Result
+
+_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class Exchange:
+    """
+    Attributes:
+        id: the caller's ``X-Request-Id`` if it is well-formed, else a new UUID.
+        arrived: when the request came, in seconds of the loop's clock. Deadlines count from here.
+        route: the name of its route, for metrics and log; never a path that a caller invents.
+        reason: in one word, what became of it.
+        result: what the strategy came to, for routes that have one.
+    """
+
+    __slots__ = ("arrived", "id", "reason", "result", "route", "strategy")
+
+    def __init__(self, given_id: str | None, arrived: float) -> None:
+        self.id = given_id if given_id and _ID.fullmatch(given_id) else str(uuid.uuid4())
+        self.arrived = arrived
+        self.route = "other"
+        self.strategy: str | None = None
+        self.reason = "ok"
+        self.result: Result | None = None
+
+
+EXCHANGE = web.RequestKey("EXCHANGE", Exchange)

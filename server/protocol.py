@@ -1,0 +1,61 @@
+"""aiohttp's connection handler, with one thing changed: what it says when a request cannot be parsed.
+
+aiohttp answers such bytes in plain text with its version, echoes some of them, and logs a traceback for
+each, which lets any stranger flood the log. Here they get the same problem document as everybody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+from server.errors import Problem, respond
+from server.exchange import Exchange
+from server.headers import Decorator
+from server.telemetry import Telemetry
+
+log = logging.getLogger("hedgerow.server")
+
+
+class EdgeProtocol(web.RequestHandler):
+    """One connection from a caller."""
+
+    __slots__ = ("_decorator", "_telemetry")
+
+    def __init__(
+        self, manager: web.Server, decorator: Decorator, telemetry: Telemetry, **kwargs: Any
+    ) -> None:
+        super().__init__(manager, loop=asyncio.get_running_loop(), **kwargs)
+        self._decorator = decorator
+        self._telemetry = telemetry
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The response to bytes that are no request (4xx), or to a bug beyond every handler (500)."""
+        if status >= 500:
+            log.error("a bug: a request failed outside its handler", exc_info=exc)
+            problem = Problem(status, "internal", "An unexpected error occurred.")
+        else:
+            problem = Problem(status, "bad_request", "The bytes received are not a valid HTTP/1.1 request.")
+        self._telemetry.response("unparsed", status, problem.code, 0.0)
+        exchange = Exchange(None, 0.0)
+        response = respond(problem, exchange.id, "")
+        self._decorator(response, exchange.id, None)
+        response.force_close()
+        return response
+
+
+def protocol_factory(
+    server: web.Server, decorator: Decorator, telemetry: Telemetry, **kwargs: Any
+) -> Callable[[], EdgeProtocol]:
+    """What ``loop.create_server`` calls for each connection."""
+    return lambda: EdgeProtocol(server, decorator, telemetry, **kwargs)

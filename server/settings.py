@@ -1,0 +1,238 @@
+"""What the operator may set: read once, from the environment and ``.env``, into one frozen value.
+
+Every problem is reported at once, by the variable's name. Nothing else in the program reads the environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+from marshmallow import EXCLUDE, Schema, ValidationError
+from marshmallow import fields as f
+from marshmallow.validate import Length, OneOf, Range
+
+from upstream.simulator.latency import parse_latency
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; *problems* says why, one line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings, in the units that the program uses inside: seconds and bytes."""
+
+    host: str
+    port: int
+    request_timeout: float
+    access_log: str
+    log_level: str
+    cors_origins: tuple[str, ...]
+    welcome_message: str
+    drain_delay: float
+    shutdown_timeout: float
+    upstream_connections: int
+    upstream_connections_per_host: int
+    dns_cache: float
+    reaper_limit: int
+    simulator_latency: str
+    simulator_failure: float
+    simulator_invalid: float
+    simulator_hang: float
+    simulator_seed: int | None
+    environ: Mapping[str, str]
+    """The environment as it was read, for the URLs that the route table names."""
+
+
+class _Milliseconds(f.Integer):
+    """Whole milliseconds outside, seconds inside."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        whole = super()._deserialize(value, attr, data, **kwargs)
+        return None if whole is None else whole / 1000
+
+    def _validate(self, value: Any) -> None:
+        super()._validate(None if value is None else round(value * 1000))
+
+
+class _Words(f.Field[tuple[str, ...]]):
+    """A list, separated by commas."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
+        words = tuple(word.strip() for word in value.split(",") if word.strip())
+        if not words:
+            raise ValidationError("Must name at least one.")
+        return words
+
+
+def _latency(value: str) -> None:
+    try:
+        parse_latency(value)
+    except ValueError as error:
+        raise ValidationError(str(error)) from error
+
+
+def _share(name: str, default: float, what: str) -> f.Float:
+    return f.Float(data_key=name, load_default=default, validate=Range(0, 1), metadata={"description": what})
+
+
+class SettingsSchema(Schema):
+    """Names, kinds, ranges, defaults and meanings. The reference page is written from this class."""
+
+    class Meta:
+        unknown = EXCLUDE  # the environment is full of what is not ours
+
+    host = f.String(
+        data_key="HOST", load_default="127.0.0.1", metadata={"description": "Address to listen on."}
+    )
+    port = f.Integer(
+        data_key="PORT",
+        load_default=8000,
+        validate=Range(0, 65535),
+        metadata={"description": "Port to listen on; 0 picks a free one."},
+    )
+    request_timeout = _Milliseconds(
+        data_key="REQUEST_TIMEOUT_MS",
+        load_default=30.0,
+        validate=Range(1, 600_000),
+        metadata={"description": "The longest ``timeout`` a caller may ask for, and the one without asking."},
+    )
+    access_log = f.String(
+        data_key="ACCESS_LOG",
+        load_default="all",
+        validate=OneOf(["all", "errors", "off"]),
+        metadata={"description": "One log line per request: for all, for those that failed, or none."},
+    )
+    log_level = f.String(
+        data_key="LOG_LEVEL",
+        load_default="info",
+        validate=OneOf(["debug", "info", "warning", "error"]),
+        metadata={"description": "The least severe level that is logged."},
+    )
+    cors_origins = _Words(
+        data_key="CORS_ORIGINS",
+        load_default=("*",),
+        metadata={"description": "Origins whose pages may call us, separated by commas; ``*`` for all."},
+    )
+    welcome_message = f.String(
+        data_key="WELCOME_MESSAGE",
+        load_default="Hello Hedgerow!",
+        validate=Length(1, 1000),
+        metadata={"description": "What ``GET /`` says."},
+    )
+    drain_delay = _Milliseconds(
+        data_key="DRAIN_DELAY_MS",
+        load_default=1.0,
+        validate=Range(0, 300_000),
+        metadata={
+            "description": "After SIGTERM, how long requests are still taken (and connections closed after "
+            "each answer) so that callers and load balancers can move away. 5000 suits most balancers."
+        },
+    )
+    shutdown_timeout = _Milliseconds(
+        data_key="SHUTDOWN_TIMEOUT_MS",
+        load_default=30.0,
+        validate=Range(0, 600_000),
+        metadata={"description": "How long requests in flight may take to finish after that."},
+    )
+    upstream_connections = f.Integer(
+        data_key="UPSTREAM_CONNECTIONS",
+        load_default=10_000,
+        validate=Range(1, 1_000_000),
+        metadata={"description": "Connections to upstreams, at most, over all of them."},
+    )
+    upstream_connections_per_host = f.Integer(
+        data_key="UPSTREAM_CONNECTIONS_PER_HOST",
+        load_default=0,
+        validate=Range(0, 1_000_000),
+        metadata={"description": "Connections to one host and port, at most; 0 for no such limit."},
+    )
+    dns_cache = _Milliseconds(
+        data_key="DNS_CACHE_MS",
+        load_default=30.0,
+        validate=Range(1000, 86_400_000),
+        metadata={"description": "How long a looked-up address is believed."},
+    )
+    reaper_limit = f.Integer(
+        data_key="REAPER_LIMIT",
+        load_default=10_000,
+        validate=Range(1, 1_000_000),
+        metadata={"description": "Lost attempts still winding down beyond which no hedges are started."},
+    )
+    simulator_latency = f.String(
+        data_key="SIMULATOR_LATENCY",
+        load_default="uniform:100-600",
+        validate=_latency,
+        metadata={
+            "description": "Latency of the built-in upstream, in milliseconds: ``constant:50``, "
+            "``uniform:100-600`` or ``lognormal:5,2`` (mean, deviation)."
+        },
+    )
+    simulator_failure = _share(
+        "SIMULATOR_FAILURE", 0.05, "Share of requests that the built-in upstream answers with a 500."
+    )
+    simulator_invalid = _share(
+        "SIMULATOR_INVALID", 0.025, "Share of requests that it answers with an invalid body."
+    )
+    simulator_hang = _share("SIMULATOR_HANG", 0.025, "Share of requests that it never answers.")
+    simulator_seed = f.Integer(
+        data_key="SIMULATOR_SEED",
+        load_default=None,
+        metadata={"description": "Makes the built-in upstream's luck the same every time."},
+    )
+
+
+WORK_API_URL = "WORK_API_URL"
+NAMES_IN_ROUTES = {WORK_API_URL: "URL of the ``work`` upstream. Unset: the built-in simulator answers."}
+"""Variables that ``routes.toml`` names, with their meaning."""
+
+
+def known_names() -> set[str]:
+    """Every variable that has a meaning."""
+    return {field.data_key for field in SettingsSchema().fields.values() if field.data_key} | set(
+        NAMES_IN_ROUTES
+    )
+
+
+def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
+    """
+    The settings from *environ*, and from the file *dotenv* for what it leaves out. Empty means unset.
+
+    Raises:
+        ConfigError: with every malformed value, and every name in *dotenv* that is none of ours.
+    """
+    from_file = {name: text or "" for name, text in dotenv_values(dotenv).items()} if dotenv else {}
+    problems = [
+        f"{name}: unknown, in {dotenv}{_suggest(name)}" for name in sorted(set(from_file) - known_names())
+    ]
+    merged = {name: text for name, text in {**from_file, **environ}.items() if text != ""}
+    values: dict[str, Any] = {}
+    try:
+        values = SettingsSchema().load(merged)
+    except ValidationError as error:
+        for name, messages in sorted(error.messages_dict.items()):
+            given = str(merged.get(name, ""))[:40]
+            problems += [f"{name}: {' '.join(messages)} It is {given!r}."]
+    rates = ("simulator_failure", "simulator_invalid", "simulator_hang")
+    if values and sum(values[name] for name in rates) > 1:
+        problems.append("SIMULATOR_FAILURE, SIMULATOR_INVALID, SIMULATOR_HANG: Together more than 1.")
+    if problems:
+        raise ConfigError(problems)
+    return Settings(**values, environ=merged)
+
+
+def _suggest(name: str) -> str:
+    close = get_close_matches(name, known_names(), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+assert {field.name for field in fields(Settings)} - {"environ"} == set(SettingsSchema().fields)  # noqa: S101

@@ -1,0 +1,141 @@
+"""What an operator can see: counters and histograms, each with one meaning.
+
+Labels come from the route table and from our own words, never from a request, so the number of series is
+bounded. The reference page of the metrics is written from this class.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from strategies import Attempt, Reaper, Result
+
+SECONDS = (
+    *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6),
+    *(0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0),
+)
+"""Bucket bounds from 1 ms to 30 s, closest together where deadlines and hedges are set."""
+SLACK = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0)
+LAG = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class Telemetry:
+    """The metrics of one application, in one registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        attempts = Counter(
+            "hedgerow_attempts",
+            "Calls to an upstream that ended, by what became of them.",
+            ["upstream", "route", "outcome"],
+            registry=registry,
+        )
+        attempt_seconds = Histogram(
+            "hedgerow_attempt_seconds",
+            "How long calls to an upstream took; those that were cancelled are left out.",
+            ["upstream", "route"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        in_flight = Gauge(
+            "hedgerow_attempts_in_flight",
+            "Calls to an upstream that are under way.",
+            ["upstream"],
+            registry=registry,
+        )
+        connections = Counter(
+            "hedgerow_connections",
+            "Connections that calls to an upstream were made on, opened for them or reused.",
+            ["upstream", "state"],
+            registry=registry,
+        )
+        wins = Counter(
+            "hedgerow_wins",
+            "Races by the number of the attempt that won; 0 is the first.",
+            ["route", "attempt"],
+            registry=registry,
+        )
+        hedges = Counter("hedgerow_hedges", "Hedges that were fired.", ["route"], registry=registry)
+        slack = Histogram(
+            "hedgerow_deadline_slack_seconds",
+            "Time left until the caller's deadline when the answer was ready.",
+            ["route"],
+            buckets=SLACK,
+            registry=registry,
+        )
+        missed = Counter(
+            "hedgerow_deadline_missed", "Answers that were ready too late.", ["route"], registry=registry
+        )
+        responses = Counter(
+            "hedgerow_responses",
+            "Responses by status and reason; status 499 means that the caller went away.",
+            ["route", "status", "reason"],
+            registry=registry,
+        )
+        response_seconds = Histogram(
+            "hedgerow_response_seconds",
+            "How long requests took, from their arrival to the answer.",
+            ["route"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.requests_in_flight = Gauge(
+            "hedgerow_requests_in_flight", "Requests being answered.", ["route"], registry=registry
+        )
+        self.loop_lag = Histogram(
+            "hedgerow_loop_lag_seconds",
+            "How late the event loop runs its timers.",
+            buckets=LAG,
+            registry=registry,
+        )
+        self._losers = Gauge(
+            "hedgerow_losers", "Lost attempts that are still winding down.", registry=registry
+        )
+        # A child is looked up by its labels under a lock; remembering it halves what a count costs.
+        self._attempts = cache(lambda *labels: attempts.labels(*labels))
+        self._attempt_seconds = cache(lambda *labels: attempt_seconds.labels(*labels))
+        self._in_flight = cache(lambda *labels: in_flight.labels(*labels))
+        self._connections = cache(lambda *labels: connections.labels(*labels))
+        self._wins = cache(lambda *labels: wins.labels(*labels))
+        self._hedges = cache(lambda *labels: hedges.labels(*labels))
+        self._slack = cache(lambda *labels: slack.labels(*labels))
+        self._missed = cache(lambda *labels: missed.labels(*labels))
+        self._responses = cache(lambda *labels: responses.labels(*labels))
+        self._response_seconds = cache(lambda *labels: response_seconds.labels(*labels))
+
+    def attempt_started(self, attempt: Attempt) -> None:
+        """An `upstream.observe.AttemptObserver`."""
+        self._in_flight(attempt.target.upstream).inc()
+        if attempt.hedge:
+            self._hedges(attempt.request.route).inc()
+
+    def attempt_ended(self, attempt: Attempt, reason: str, seconds: float) -> None:
+        """An `upstream.observe.AttemptObserver`."""
+        upstream, route = attempt.target.upstream, attempt.request.route
+        self._in_flight(upstream).dec()
+        self._attempts(upstream, route, reason).inc()
+        if reason != "cancelled":
+            self._attempt_seconds(upstream, route).observe(seconds)
+
+    def connection(self, upstream: str, state: str) -> None:
+        """A `upstream.session.ConnectionObserver`."""
+        self._connections(upstream, state).inc()
+
+    def fan_out(self, route: str, result: Result, slack: float) -> None:
+        """A strategy has come to *result*, with *slack* seconds left until the caller's deadline."""
+        self._slack(route).observe(slack)
+        if slack < 0:
+            self._missed(route).inc()
+        if result.winner is not None:
+            self._wins(route, str(result.winner.attempt.number)).inc()
+
+    def response(self, route: str, status: int, reason: str, seconds: float) -> None:
+        """A request was answered, or its caller went away (499)."""
+        self._responses(route, str(status), reason).inc()
+        self._response_seconds(route).observe(seconds)
+
+    def watch(self, reaper: Reaper) -> None:
+        """Show how many losers the reaper holds."""
+        self._losers.set_function(lambda: reaper.pending)
