@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from prometheus_async.aio import track_inprogress
 from prometheus_client import CollectorRegistry
 
 from server.access_log import AccessLog
@@ -66,11 +65,10 @@ def create_app(
         handler = fan_out_handler(
             route, strategies, timeout_of, lambda seconds: reserve_for(seconds, lag.recent), telemetry, clock
         )
-        in_flight = track_inprogress(telemetry.requests_in_flight.labels(route.name))
         app.router.add_get(
             route.path,
             document(
-                in_flight(handler),
+                handler,
                 tag="work",
                 summary=route.summary,
                 query=query,

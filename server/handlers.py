@@ -7,6 +7,7 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from prometheus_async.aio import track_inprogress
 
 from server.errors import unmet
 from server.exchange import EXCHANGE
@@ -31,6 +32,7 @@ def fan_out_handler(
         timeout_of: the timeout in seconds from the raw query string; raises `server.errors.Problem`.
         reserve: how many of those seconds to keep for writing the answer.
     """
+    in_flight = telemetry.requests_in_flight.labels(route.name)
     ask = Request(route.name, route.targets)  # the same for every caller, so it is made once
 
     async def handle(request: web.Request) -> web.Response:
@@ -38,7 +40,8 @@ def fan_out_handler(
         exchange.route, exchange.strategy = route.name, route.strategy_name
         seconds = timeout_of(request.rel_url.raw_query_string)
         due = Deadline(exchange.arrived + seconds)
-        result = await strategies[route.name].execute(ask, due.reserve(reserve(seconds)))
+        story = strategies[route.name].execute(ask, due.reserve(reserve(seconds)))
+        result = await track_inprogress(in_flight, story)
         exchange.result = result
         now = clock()
         telemetry.fan_out(route.name, result, due.at - now)

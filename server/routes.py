@@ -73,7 +73,7 @@ class _UpstreamSchema(Schema):
 class _RouteSchema(Schema):
     name = f.String(required=True, validate=_NAME)
     path = f.String(
-        required=True, validate=Regexp("/[^{}?#]*$", error="Must begin with '/', without '{}?#'.")
+        required=True, validate=Regexp("/[^{}?#]*$", error="Must begin with '/', without '{{}}?#'.")
     )
     summary = f.String(load_default="")
     strategy = f.String(required=True)
@@ -104,8 +104,7 @@ def load_table(text: str, environ: Mapping[str, str]) -> Table:
         raise ConfigError(list(_flatten("routes", error.messages_dict))) from error
     problems: list[str] = []
     upstreams = [_upstream(name, entry, environ, problems) for name, entry in data["upstream"].items()]
-    names = {upstream.name for upstream in upstreams if upstream is not None}
-    routes = [_route(entry, names, problems) for entry in data["route"]]
+    routes = [_route(entry, set(data["upstream"]), problems) for entry in data["route"]]
     for key in ("name", "path"):
         given = [entry[key] for entry in data["route"]]
         problems += [

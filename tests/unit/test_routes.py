@@ -1,0 +1,102 @@
+"""The route table is data, and tells all that is wrong with it at once, in its own words."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.app import ROUTES
+from server.routes import load_table
+from server.settings import ConfigError
+from strategies import HedgedOptions, HedgedStrategy
+
+GOOD = """
+[upstream.work]
+url = "http://127.0.0.1:1/work"
+[[route]]
+name = "one"
+path = "/one"
+strategy = "first"
+upstream = "work"
+"""
+
+
+def problems_of(text: str) -> list[str]:
+    """What `load_table` complains about."""
+    with pytest.raises(ConfigError) as caught:
+        load_table(text, {})
+    return caught.value.problems
+
+
+def test_the_shipped_table() -> None:
+    """Four routes over one upstream, which the simulator plays while its variable is not set."""
+    table = load_table(ROUTES.read_text("utf-8"), {})
+    assert [route.path for route in table.routes] == [
+        "/api/all",
+        "/api/first",
+        "/api/within-timeout",
+        "/api/smart",
+    ]
+    assert [(one.name, one.url, one.variable) for one in table.upstreams] == [("work", None, "WORK_API_URL")]
+    smart = table.routes[3]
+    assert (smart.strategy, smart.options) == (HedgedStrategy, HedgedOptions(delay=0.3))
+    assert len(smart.targets) == 3
+
+
+def test_a_url_from_the_environment() -> None:
+    """``$NAME`` is looked up."""
+    table = load_table(ROUTES.read_text("utf-8"), {"WORK_API_URL": "https://upstream.example/work"})
+    assert table.upstreams[0].url == "https://upstream.example/work"
+
+
+def test_attempts_go_round_the_upstreams() -> None:
+    """Three attempts over two upstreams ask the first one twice."""
+    text = GOOD.replace('upstream = "work"', 'upstream = ["work", "more"]\nattempts = 3')
+    table = load_table(text + '[upstream.more]\nurl = "http://127.0.0.1:2"\n', {})
+    assert [target.upstream for target in table.routes[0].targets] == ["work", "more", "work"]
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (('"first"', '"fisrt"'), "route one: strategy 'fisrt' is unknown; did you mean 'first'?"),
+        (('upstream = "work"', 'upstream = "wrok"'), "route one: upstream 'wrok' is not defined"),
+        (('upstream = "work"', "upstream = 5"), "route one: upstream must be a name or a list of names"),
+        (('path = "/one"', 'path = "one"'), "routes.route.0.path: Must begin with '/', without '{}?#'."),
+        (('path = "/one"', 'path = "/one"\nattempts = 0'), "routes.route.0.attempts: Must be greater"),
+        (
+            ('path = "/one"', 'path = "/one"\nrender = "x"'),
+            "route one: render 'x' is unknown; there is list,",
+        ),
+        (
+            ('path = "/one"', 'path = "/one"\noptions = {a = 1}'),
+            "route one: unknown option 'a'; there is none",
+        ),
+        (('path = "/one"', 'path = "/one"\non_failure = 200'), "routes.route.0.on_failure: Must be one of"),
+        (('path = "/one"', 'path = "/one"\nretries = 3'), "routes.route.0.retries: Unknown field."),
+        (('name = "one"', 'name = "One!"'), "routes.route.0.name: Must be lower-case letters"),
+        (("http://127", "ftp://127"), "upstream work: url: Must begin with http:// or https://."),
+        (('"http://127.0.0.1:1/work"', '"$NOWHERE"'), "upstream work: NOWHERE is not set, and there is no"),
+        (("[[route]]", 'accept = "xml"\n[[route]]'), "upstream work: payload rule 'xml' is unknown"),
+        (("[[route]]", "timeout = -1\n[[route]]"), "routes.upstream.work.value.timeout: Must be greater"),
+        (("[[route]]", "[[route"), "routes: "),
+    ],
+)
+def test_what_is_wrong_is_named(change: tuple[str, str], complaint: str) -> None:
+    """Where, what, and what would be right."""
+    [problem] = problems_of(GOOD.replace(*change))
+    assert problem.startswith(complaint)
+
+
+def test_all_problems_at_once() -> None:
+    """Nobody has to start the server five times."""
+    text = GOOD.replace('"first"', '"nope"').replace("http://", "gopher://")
+    assert len(problems_of(text)) == 2
+
+
+def test_two_routes_may_not_share_a_name_or_a_path() -> None:
+    """Both are named."""
+    second = GOOD[GOOD.index("[[route]]") :]
+    assert problems_of(GOOD + second) == [
+        "routes: name 'one' is used twice",
+        "routes: path '/one' is used twice",
+    ]
