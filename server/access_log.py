@@ -43,8 +43,10 @@ class AccessLog:
         }
         if exchange.strategy is not None:
             line["strategy"] = exchange.strategy
-        if (result := exchange.result) is not None:
-            line["attempts"] = [describe(outcome, exchange.arrived) for outcome in result.outcomes]
-            if result.winner is not None:
-                line["winner"] = result.winner.attempt.number
+        if exchange.outcomes:
+            line["attempts"] = [
+                describe(outcome, exchange.arrived, private=True) for outcome in exchange.outcomes
+            ]
+        if exchange.winner is not None:
+            line["winner"] = exchange.winner.attempt.number
         log.log(logging.INFO if status < 500 else logging.WARNING, "request", extra=line)

@@ -12,15 +12,19 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from server.access_log import AccessLog
+from server.asking import Asking
 from server.edge import decorate_all, edge
+from server.events.handlers import UPSTREAM as EVENTS
+from server.events.routes import add_event_routes
 from server.handlers import fan_out_handler
 from server.headers import Decorator
 from server.lifecycle import Lifecycle
-from server.lifespan import SESSION, resources
-from server.loop_lag import LoopLag, reserve_for
+from server.lifespan import CIRCUITS, SESSION, resources
+from server.loop_lag import LoopLag
 from server.openapi import Reply, document, problem
 from server.pages import add_pages
 from server.params import timeout_reader, timeout_schema
+from server.reserve import Appointments
 from server.routes import Route, Table
 from server.settings import Settings
 from server.telemetry import Telemetry
@@ -59,22 +63,27 @@ def create_app(
     decorate_all(app, Decorator(settings.cors_origins))
     app.cleanup_ctx.append(resources(settings, table, strategies, telemetry, lag, lifecycle, rng))
 
-    timeout_of = timeout_reader(settings.request_timeout)
+    asking = Asking(
+        timeout_reader(settings.request_timeout),
+        Appointments(lambda: lag.recent),
+        telemetry,
+        clock,
+    )
     query = timeout_schema(settings.request_timeout)
     for route in table.routes:
-        handler = fan_out_handler(
-            route, strategies, timeout_of, lambda seconds: reserve_for(seconds, lag.recent), telemetry, clock
-        )
         app.router.add_get(
             route.path,
             document(
-                handler,
+                fan_out_handler(route, strategies, asking),
                 tag="work",
                 summary=route.summary,
                 query=query,
                 replies=_replies(route),
             ),
         )
+
+    if any(entry.name == EVENTS for entry in table.upstreams):
+        add_event_routes(app, strategies, asking, query)
 
     async def session_is_open() -> bool:
         return not app[SESSION].closed
@@ -85,7 +94,13 @@ def create_app(
         lifecycle=lifecycle,
         telemetry=telemetry,
         checks={"session": session_is_open},
-        upstreams=lambda: {entry.name: {"simulated": entry.url is None} for entry in table.upstreams},
+        upstreams=lambda: {
+            entry.name: {
+                "simulated": entry.url is None,
+                "circuits": app[CIRCUITS].told(entry.name, clock()),
+            }
+            for entry in table.upstreams
+        },
     )
     return app
 

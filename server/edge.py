@@ -17,10 +17,13 @@ from server.errors import Problem, from_http, respond
 from server.exchange import EXCHANGE, Exchange
 from server.headers import Decorator, is_preflight, preflight
 from server.lifecycle import Lifecycle
+from server.protocol import EdgeProtocol
 from server.telemetry import Telemetry
 
 log = logging.getLogger("hedgerow.server")
 
+OLDEST = 60.0
+"""Seconds beyond which a time stamp is of another request on the same connection."""
 GONE = 499
 """The status in metrics and log for a caller who went away before the answer (nginx's convention)."""
 
@@ -32,7 +35,7 @@ def edge(
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        exchange = Exchange(request.headers.get("X-Request-Id"), clock())
+        exchange = Exchange(request.headers.get("X-Request-Id"), _arrival(request, clock()))
         request[EXCHANGE] = exchange
         status = GONE
         try:
@@ -50,6 +53,14 @@ def edge(
             access_log(request, exchange, status, seconds)
 
     return middleware
+
+
+def _arrival(request: web.Request, now: float) -> float:
+    """When the last bytes of this request were read, if its connection is one of ours and kept the time."""
+    protocol = request.protocol
+    if isinstance(protocol, EdgeProtocol) and now - protocol.arrived < OLDEST:
+        return protocol.arrived
+    return now
 
 
 async def _answer(request: web.Request, handler: Handler, exchange: Exchange) -> web.StreamResponse:

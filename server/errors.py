@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from strategies import Outcome, Rejected, Result
+from strategies import Failed, Outcome, Rejected, Result
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -63,18 +63,27 @@ def _why(result: Result) -> tuple[str, str]:
     return "no_success", "Every attempt ended, and none of them with a success."
 
 
-def describe(outcome: Outcome, arrived: float) -> dict[str, Any]:
-    """What one attempt did and when, in milliseconds since the request came."""
-    told = {
+def describe(outcome: Outcome, arrived: float, *, private: bool = False) -> dict[str, Any]:
+    """
+    What one attempt did and when, in milliseconds since the request came.
+
+    The detail of a failure on the wire names hosts and ports of ours: only a *private* reader is told.
+    """
+    told: dict[str, Any] = {
         "attempt": outcome.attempt.number,
         "upstream": outcome.attempt.target.upstream,
         "outcome": outcome.reason,
-        "startedMs": round((outcome.started - arrived) * 1000),
-        "endedMs": round((outcome.ended - arrived) * 1000),
+        "startedMs": _since(arrived, outcome.started),
+        "endedMs": _since(arrived, outcome.ended),
     }
-    if outcome.detail:
+    if outcome.detail and (private or not isinstance(outcome, Failed)):
         told["detail"] = outcome.detail
     return told
+
+
+def _since(arrived: float, moment: float) -> int:
+    """uvloop's own clock is cut to milliseconds and may be a hair behind the exact one."""
+    return max(0, round((moment - arrived) * 1000))
 
 
 def respond(problem: Problem, request_id: str, instance: str) -> web.Response:

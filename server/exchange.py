@@ -7,7 +7,7 @@ import uuid
 
 from aiohttp import web
 
-from strategies import Result
+from strategies import Answered, Deadline, Outcome
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -19,10 +19,11 @@ class Exchange:
         arrived: when the request came, in seconds of the loop's clock. Deadlines count from here.
         route: the name of its route, for metrics and log; never a path that a caller invents.
         reason: in one word, what became of it.
-        result: what the strategy came to, for routes that have one.
+        due: when the caller wants the answer.
+        outcomes, winner: what the strategies of this request came to.
     """
 
-    __slots__ = ("arrived", "id", "reason", "result", "route", "strategy")
+    __slots__ = ("arrived", "due", "id", "outcomes", "reason", "route", "strategy", "winner")
 
     def __init__(self, given_id: str | None, arrived: float) -> None:
         self.id = given_id if given_id and _ID.fullmatch(given_id) else str(uuid.uuid4())
@@ -30,7 +31,9 @@ class Exchange:
         self.route = "other"
         self.strategy: str | None = None
         self.reason = "ok"
-        self.result: Result | None = None
+        self.due = Deadline.never()
+        self.outcomes: tuple[Outcome, ...] = ()
+        self.winner: Answered | None = None
 
 
 EXCHANGE = web.RequestKey("EXCHANGE", Exchange)

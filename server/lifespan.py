@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import Any, TypeAlias
@@ -10,14 +11,17 @@ from typing import Any, TypeAlias
 import aiohttp
 from aiohttp import web
 
+from server.events.routes import event_strategies
 from server.lifecycle import Lifecycle
 from server.loop_lag import LoopLag
 from server.routes import Table, UpstreamEntry
 from server.settings import Settings
 from server.telemetry import Telemetry
 from strategies import Reaper, Strategy
+from upstream.circuits import Circuits
 from upstream.session import PoolLimits, open_session
 from upstream.simulator.app import serve_simulator
+from upstream.simulator.events import EventService
 from upstream.simulator.latency import parse_latency
 from upstream.simulator.work import WorkModel
 from upstream.spec import UpstreamSpec
@@ -27,6 +31,7 @@ Context: TypeAlias = Callable[[web.Application], AsyncIterator[None]]
 
 SESSION = web.AppKey("SESSION", aiohttp.ClientSession)
 REAPER = web.AppKey("REAPER", Reaper)
+CIRCUITS = web.AppKey("CIRCUITS", Circuits)
 
 
 def resources(
@@ -52,10 +57,13 @@ def resources(
             reaper = Reaper(limit=settings.reaper_limit)
             stack.push_async_callback(reaper.aclose, within=1.0)
             telemetry.watch(reaper)
-            upstreams = Upstreams(session, specs, telemetry)
+            circuits = Circuits(specs, rng)
+            telemetry.watch_circuits(circuits, time.monotonic)
+            upstreams = Upstreams(session, specs, telemetry, circuits)
             for route in table.routes:
                 strategies[route.name] = route.strategy(upstreams.fetch, reaper, route.options)
-            app[SESSION], app[REAPER] = session, reaper
+            strategies.update(event_strategies(upstreams.fetch, reaper, settings.event_fetch_concurrency))
+            app[SESSION], app[REAPER], app[CIRCUITS] = session, reaper, circuits
             lag.start()
             stack.callback(lag.stop)
             lifecycle.started = True
@@ -84,10 +92,19 @@ async def _locate(
             settings.simulator_invalid,
             settings.simulator_hang,
         )
-        base = await stack.enter_async_context(serve_simulator(model, rng))
+        events = EventService(rng, settings.simulator_event_failure, settings.simulator_event_delay)
+        base = await stack.enter_async_context(serve_simulator(model, rng, events=events))
     return [
         UpstreamSpec(
-            entry.name, entry.url or f"{base}{entry.simulator}", entry.accept, entry.timeout, entry.max_body
+            entry.name,
+            entry.url or f"{base}{entry.simulator}",
+            entry.accept,
+            entry.timeout,
+            entry.max_body,
+            entry.operations,
+            entry.breaker,
+            entry.fair_time,
+            entry.retry,
         )
         for entry in entries
     ]

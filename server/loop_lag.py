@@ -1,7 +1,7 @@
 """How late the event loop is: the one delay that is ours and not the upstream's.
 
-A timer that should fire every 50 ms tells by how much it was late. The recent worst decides how much of a
-caller's timeout is kept back for writing the answer (`reserve_for`).
+A timer that should fire every 50 ms tells by how much it was late. The recent worst is part of what is kept
+back of a caller's timeout (`server.reserve`).
 """
 
 from __future__ import annotations
@@ -41,13 +41,3 @@ class LoopLag:
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         due = self._clock() + PERIOD
         self._timer = loop.call_at(due, self._tick, loop, due)
-
-
-def reserve_for(timeout: float, lag: float) -> float:
-    """
-    Seconds of *timeout* to keep back, so that the answer is at the caller in time.
-
-    A timer set to the very end fires on time and the answer is then a few milliseconds late. 3 ms and one
-    and a half times the recent lag, but at most a tenth of the timeout (a caller with 5 ms wants them used).
-    """
-    return min(0.003 + 1.5 * lag, 0.1 * timeout)

@@ -14,6 +14,8 @@ from marshmallow.validate import Range
 
 from server.errors import invalid
 
+LONGEST_REMEMBERED = 64
+"""Characters of a query string that is worth remembering; the memory stays below a megabyte."""
 _DIGITS = re.compile(r"[0-9]{1,9}")
 
 
@@ -52,8 +54,7 @@ def timeout_reader(maximum: float) -> Callable[[str], float]:
     """
     schema = timeout_schema(maximum)()
 
-    @lru_cache(maxsize=4096)
-    def read(raw: str) -> float:
+    def parse(raw: str) -> float:
         given: dict[str, list[str]] = {}
         for name, text in parse_qsl(raw, keep_blank_values=True):
             given.setdefault(name, []).append(text)
@@ -63,4 +64,5 @@ def timeout_reader(maximum: float) -> Callable[[str], float]:
             raise invalid(error.messages_dict) from None
         return maximum if milliseconds is None else milliseconds / 1000
 
-    return read
+    remembered = lru_cache(maxsize=4096)(parse)
+    return lambda raw: remembered(raw) if len(raw) <= LONGEST_REMEMBERED else parse(raw)

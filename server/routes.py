@@ -5,6 +5,7 @@ Reading it is pure and reports all problems at once, in the words of the file. I
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from itertools import cycle, islice
@@ -15,9 +16,28 @@ from marshmallow import fields as f
 from marshmallow.validate import Length, OneOf, Range, Regexp
 
 from server.render import Render, find_render
-from server.settings import ConfigError
-from strategies import Strategy, Target, build_options, find_strategy, value
+from server.settings import ConfigError, Settings
+from strategies import Strategy, Target, build_options, change_options, find_strategy, value
+from upstream.breaker import BreakerOptions
+from upstream.call import DEFAULT_OPERATION
 from upstream.payloads import Accept, find_accept
+
+DEFAULT_BREAKER = BreakerOptions()
+
+
+def variables_in(text: str) -> set[str]:
+    """The variables that a route table looks up: whatever stands there as ``"$NAME"``."""
+    return set(re.findall(r'"\$(\w+)"', text))
+
+
+def breaker_options(settings: Settings) -> BreakerOptions:
+    """What ``breaker = true`` stands for."""
+    return BreakerOptions(
+        failures=settings.breaker_failures,
+        window=settings.breaker_window,
+        open_time=settings.breaker_open_time,
+        cap=settings.breaker_cap,
+    )
 
 
 @value
@@ -34,6 +54,10 @@ class UpstreamEntry:
     accept: Accept
     timeout: float | None
     max_body: int
+    operations: tuple[str, ...]
+    breaker: BreakerOptions | None
+    fair_time: float
+    retry: bool
 
 
 @value
@@ -59,6 +83,7 @@ class Table:
     routes: tuple[Route, ...]
 
 
+_URL = re.compile(r"https?://[^/?#@\s]+")
 _NAME = Regexp(r"\A[a-z][a-z0-9_-]{0,62}\Z", error="Must be lower-case letters, digits, '-' and '_'.")
 
 
@@ -68,6 +93,10 @@ class _UpstreamSchema(Schema):
     accept = f.String(load_default="json")
     timeout = f.Float(load_default=None, validate=Range(0.001, 600))
     max_body = f.Integer(load_default=1024 * 1024, strict=True, validate=Range(1, 8 * 1024 * 1024))
+    operations = f.List(f.String(validate=Length(1)), load_default=[DEFAULT_OPERATION], validate=Length(1))
+    breaker = f.Raw(load_default=False)
+    fair_time = f.Float(load_default=1.0, validate=Range(0, 600))
+    retry = f.Boolean(load_default=False, truthy={True}, falsy={False})
 
 
 class _RouteSchema(Schema):
@@ -89,9 +118,11 @@ class _TableSchema(Schema):
     route = f.List(f.Nested(_RouteSchema), required=True, validate=Length(1))
 
 
-def load_table(text: str, environ: Mapping[str, str]) -> Table:
+def load_table(text: str, environ: Mapping[str, str], breaker: BreakerOptions = DEFAULT_BREAKER) -> Table:
     """
     The route table from TOML; ``$NAME`` as an upstream's URL is looked up in *environ*.
+
+    ``breaker = true`` stands for the options *breaker*; a table of options changes some of them.
 
     Raises:
         ConfigError: with every problem in the file.
@@ -103,7 +134,9 @@ def load_table(text: str, environ: Mapping[str, str]) -> Table:
     except ValidationError as error:
         raise ConfigError(list(_flatten("routes", error.messages_dict))) from error
     problems: list[str] = []
-    upstreams = [_upstream(name, entry, environ, problems) for name, entry in data["upstream"].items()]
+    upstreams = [
+        _upstream(name, entry, environ, breaker, problems) for name, entry in data["upstream"].items()
+    ]
     routes = [_route(entry, set(data["upstream"]), problems) for entry in data["route"]]
     for key in ("name", "path"):
         given = [entry[key] for entry in data["route"]]
@@ -116,20 +149,45 @@ def load_table(text: str, environ: Mapping[str, str]) -> Table:
 
 
 def _upstream(
-    name: str, entry: dict[str, Any], environ: Mapping[str, str], problems: list[str]
+    name: str,
+    entry: dict[str, Any],
+    environ: Mapping[str, str],
+    breaker: BreakerOptions,
+    problems: list[str],
 ) -> UpstreamEntry | None:
     variable = entry["url"][1:] if entry["url"].startswith("$") else None
     url = environ.get(variable) if variable else entry["url"]
     if url is None and entry["simulator"] is None:
         problems.append(f"upstream {name}: {variable} is not set, and there is no simulator")
-    if url is not None and not url.startswith(("http://", "https://")):
-        problems.append(f"{variable or f'upstream {name}: url'}: Must begin with http:// or https://.")
+    if url is not None and not _URL.match(url):
+        problems.append(f"{variable or f'upstream {name}: url'}: Must be http:// or https://, and a host.")
     try:
         accept = find_accept(entry["accept"])
-    except LookupError as error:
+        options = _breaker(entry["breaker"], breaker)
+    except (LookupError, ValueError) as error:
         problems.append(f"upstream {name}: {error.args[0]}")
         return None
-    return UpstreamEntry(name, url, variable, entry["simulator"], accept, entry["timeout"], entry["max_body"])
+    return UpstreamEntry(
+        name,
+        url,
+        variable,
+        entry["simulator"],
+        accept,
+        entry["timeout"],
+        entry["max_body"],
+        tuple(entry["operations"]),
+        options,
+        entry["fair_time"],
+        entry["retry"],
+    )
+
+
+def _breaker(given: object, default: BreakerOptions) -> BreakerOptions | None:
+    if isinstance(given, bool):
+        return default if given else None
+    if not isinstance(given, dict):
+        raise ValueError(f"breaker must be true, false or a table, not {given!r}")
+    return change_options(default, given)
 
 
 def _route(entry: dict[str, Any], upstreams: set[str], problems: list[str]) -> Route | None:

@@ -5,7 +5,7 @@ Every problem is reported at once, by the variable's name. Nothing else in the p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -44,10 +44,17 @@ class Settings:
     upstream_connections_per_host: int
     dns_cache: float
     reaper_limit: int
+    event_fetch_concurrency: int
+    breaker_failures: int
+    breaker_window: float
+    breaker_open_time: float
+    breaker_cap: float
     simulator_latency: str
     simulator_failure: float
     simulator_invalid: float
     simulator_hang: float
+    simulator_event_failure: float
+    simulator_event_delay: float
     simulator_seed: int | None
     environ: Mapping[str, str]
     """The environment as it was read, for the URLs that the route table names."""
@@ -168,6 +175,38 @@ class SettingsSchema(Schema):
         validate=Range(1, 1_000_000),
         metadata={"description": "Lost attempts still winding down beyond which no hedges are started."},
     )
+    event_fetch_concurrency = f.Integer(
+        data_key="EVENT_FETCH_CONCURRENCY",
+        load_default=100,
+        validate=Range(1, 10_000),
+        metadata={"description": "Events of one user that are fetched at once, at most."},
+    )
+    breaker_failures = f.Integer(
+        data_key="CIRCUIT_BREAKER_FAILURE_THRESHOLD",
+        load_default=3,
+        validate=Range(1, 16),
+        metadata={"description": "A circuit opens at this many failures within the window."},
+    )
+    breaker_window = _Milliseconds(
+        data_key="CIRCUIT_BREAKER_FAILURE_WINDOW_MS",
+        load_default=30.0,
+        validate=Range(1, 86_400_000),
+        metadata={"description": "How long a failure is remembered while the circuit is closed."},
+    )
+    breaker_open_time = _Milliseconds(
+        data_key="CIRCUIT_BREAKER_RESET_TIMEOUT_MS",
+        load_default=10.0,
+        validate=Range(1, 86_400_000),
+        metadata={
+            "description": "How long a circuit stays open the first time; doubled at each failed probe."
+        },
+    )
+    breaker_cap = _Milliseconds(
+        data_key="CIRCUIT_BREAKER_MAX_RESET_TIMEOUT_MS",
+        load_default=60.0,
+        validate=Range(1, 86_400_000),
+        metadata={"description": "The longest that a circuit stays open before the next probe."},
+    )
     simulator_latency = f.String(
         data_key="SIMULATOR_LATENCY",
         load_default="uniform:100-600",
@@ -184,6 +223,17 @@ class SettingsSchema(Schema):
         "SIMULATOR_INVALID", 0.025, "Share of requests that it answers with an invalid body."
     )
     simulator_hang = _share("SIMULATOR_HANG", 0.025, "Share of requests that it never answers.")
+    simulator_event_failure = _share(
+        "SIMULATOR_EVENT_FAILURE",
+        0.05,
+        "Share of ``getUsers`` and ``getEvents`` that the built-in event service drops without an answer.",
+    )
+    simulator_event_delay = _Milliseconds(
+        data_key="SIMULATOR_EVENT_DELAY_MS",
+        load_default=0.5,
+        validate=Range(0, 600_000),
+        metadata={"description": "How long the built-in event service takes for one event."},
+    )
     simulator_seed = f.Integer(
         data_key="SIMULATOR_SEED",
         load_default=None,
@@ -191,8 +241,10 @@ class SettingsSchema(Schema):
     )
 
 
-WORK_API_URL = "WORK_API_URL"
-NAMES_IN_ROUTES = {WORK_API_URL: "URL of the ``work`` upstream. Unset: the built-in simulator answers."}
+NAMES_IN_ROUTES = {
+    "WORK_API_URL": "URL of the ``work`` upstream. Unset: the built-in simulator answers.",
+    "EVENT_API_BASE_URL": "Base URL of the event service. Unset: the built-in simulator answers.",
+}
 """Variables that ``routes.toml`` names, with their meaning."""
 
 
@@ -203,16 +255,20 @@ def known_names() -> set[str]:
     )
 
 
-def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Settings:
+def load_settings(
+    environ: Mapping[str, str], dotenv: Path | None = None, also: Set[str] = frozenset()
+) -> Settings:
     """
     The settings from *environ*, and from the file *dotenv* for what it leaves out. Empty means unset.
 
     Raises:
-        ConfigError: with every malformed value, and every name in *dotenv* that is none of ours.
+        ConfigError: with every malformed value, and every name in *dotenv* that is none of ours nor one of
+            *also* (those that the route table looks up).
     """
     from_file = {name: text or "" for name, text in dotenv_values(dotenv).items()} if dotenv else {}
     problems = [
-        f"{name}: unknown, in {dotenv}{_suggest(name)}" for name in sorted(set(from_file) - known_names())
+        f"{name}: unknown, in {dotenv}{_suggest(name)}"
+        for name in sorted(set(from_file) - known_names() - also)
     ]
     merged = {name: text for name, text in {**from_file, **environ}.items() if text != ""}
     values: dict[str, Any] = {}
@@ -222,9 +278,8 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = None) -> Set
         for name, messages in sorted(error.messages_dict.items()):
             given = str(merged.get(name, ""))[:40]
             problems += [f"{name}: {' '.join(messages)} It is {given!r}."]
-    rates = ("simulator_failure", "simulator_invalid", "simulator_hang")
-    if values and sum(values[name] for name in rates) > 1:
-        problems.append("SIMULATOR_FAILURE, SIMULATOR_INVALID, SIMULATOR_HANG: Together more than 1.")
+    if values and values["breaker_cap"] < values["breaker_open_time"]:
+        problems.append("CIRCUIT_BREAKER_MAX_RESET_TIMEOUT_MS: Less than CIRCUIT_BREAKER_RESET_TIMEOUT_MS.")
     if problems:
         raise ConfigError(problems)
     return Settings(**values, environ=merged)

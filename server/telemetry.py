@@ -6,11 +6,25 @@ bounded. The reference page of the metrics is written from this class.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import cache
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    disable_created_metrics,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from strategies import Attempt, Reaper, Result
+from upstream.breaker import State
+from upstream.circuits import Circuits
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series per series, which nobody reads
 
 SECONDS = (
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6),
@@ -19,6 +33,54 @@ SECONDS = (
 """Bucket bounds from 1 ms to 30 s, closest together where deadlines and hedges are set."""
 SLACK = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0)
 LAG = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+STATES = (State.CLOSED, State.HALF_OPEN, State.OPEN)
+"""In the order of the numbers that stand for them."""
+
+
+class CircuitCollector(Collector):
+    """Reads the circuits when Prometheus asks; they keep the counts themselves."""
+
+    def __init__(self, circuits: Circuits, clock: Callable[[], float]) -> None:
+        self._circuits = circuits
+        self._clock = clock
+
+    def describe(self) -> Iterable[Metric]:
+        """The metrics, without asking any circuit."""
+        return self._families()
+
+    def collect(self) -> Iterable[Metric]:
+        """One sample per upstream and operation."""
+        state, left, entered, refusals = families = self._families()
+        now = self._clock()
+        for upstream, operation, circuit in self._circuits:
+            labels = [upstream, operation]
+            state.add_metric(labels, STATES.index(circuit.state(now)))
+            left.add_metric(labels, circuit.seconds_left(now))
+            refusals.add_metric(labels, circuit.refusals)
+            for one in STATES:
+                entered.add_metric([*labels, one.value], circuit.entered[one])
+        return families
+
+    def _families(
+        self,
+    ) -> tuple[GaugeMetricFamily, GaugeMetricFamily, CounterMetricFamily, CounterMetricFamily]:
+        labels = ["upstream", "operation"]
+        return (
+            GaugeMetricFamily("hedgerow_circuit_state", "0 closed, 1 half open, 2 open.", labels=labels),
+            GaugeMetricFamily(
+                "hedgerow_circuit_seconds_to_probe",
+                "Seconds until the next probe may go out; 0 unless open.",
+                labels=labels,
+            ),
+            CounterMetricFamily(
+                "hedgerow_circuit_transitions",
+                "How often the circuit went into each state.",
+                labels=[*labels, "to"],
+            ),
+            CounterMetricFamily("hedgerow_circuit_refusals", "Calls refused by the circuit.", labels=labels),
+        )
 
 
 class Telemetry:
@@ -58,6 +120,12 @@ class Telemetry:
             registry=registry,
         )
         hedges = Counter("hedgerow_hedges", "Hedges that were fired.", ["route"], registry=registry)
+        retries = Counter(
+            "hedgerow_retries",
+            "Calls tried once more after a network failure.",
+            ["upstream", "route"],
+            registry=registry,
+        )
         slack = Histogram(
             "hedgerow_deadline_slack_seconds",
             "Time left until the caller's deadline when the answer was ready.",
@@ -81,7 +149,7 @@ class Telemetry:
             buckets=SECONDS,
             registry=registry,
         )
-        self.requests_in_flight = Gauge(
+        requests_in_flight = Gauge(
             "hedgerow_requests_in_flight", "Requests being answered.", ["route"], registry=registry
         )
         self.loop_lag = Histogram(
@@ -100,6 +168,8 @@ class Telemetry:
         self._connections = cache(lambda *labels: connections.labels(*labels))
         self._wins = cache(lambda *labels: wins.labels(*labels))
         self._hedges = cache(lambda *labels: hedges.labels(*labels))
+        self._retries = cache(lambda *labels: retries.labels(*labels))
+        self.in_flight = cache(lambda route: requests_in_flight.labels(route))
         self._slack = cache(lambda *labels: slack.labels(*labels))
         self._missed = cache(lambda *labels: missed.labels(*labels))
         self._responses = cache(lambda *labels: responses.labels(*labels))
@@ -135,6 +205,14 @@ class Telemetry:
         """A request was answered, or its caller went away (499)."""
         self._responses(route, str(status), reason).inc()
         self._response_seconds(route).observe(seconds)
+
+    def retried(self, attempt: Attempt) -> None:
+        """An `upstream.stack.Observer`."""
+        self._retries(attempt.target.upstream, attempt.request.route).inc()
+
+    def watch_circuits(self, circuits: Circuits, clock: Callable[[], float]) -> None:
+        """Show how each circuit stands."""
+        self.registry.register(CircuitCollector(circuits, clock))
 
     def watch(self, reaper: Reaper) -> None:
         """Show how many losers the reaper holds."""

@@ -2,6 +2,7 @@
 
 from strategies.all import AllOptions, AllStrategy
 from strategies.base import Fetch, NoOptions, Strategy
+from strategies.budget import Budget
 from strategies.collect import CollectStrategy
 from strategies.deadline import Deadline
 from strategies.fanout import FanOut
@@ -22,7 +23,7 @@ from strategies.outcome import (
     Verdict,
 )
 from strategies.reaper import Reaper
-from strategies.registry import build_options, find_named, find_strategy
+from strategies.registry import build_options, change_options, find_named, find_strategy
 from strategies.value import value
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Answered",
     "Attempt",
     "Bound",
+    "Budget",
     "Cancelled",
     "CollectStrategy",
     "Deadline",
@@ -51,6 +53,7 @@ __all__ = [
     "TimedOut",
     "Verdict",
     "build_options",
+    "change_options",
     "find_named",
     "find_strategy",
     "value",

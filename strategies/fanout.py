@@ -88,7 +88,7 @@ class FanOut:
             return
         attempt = Attempt(self._request, target, len(self._attempts), self._deadline, hedge)
         self._attempts.append((attempt, now))
-        if hedge and self._reaper.full:
+        if hedge and not self._reaper.allows_hedge():
             self._settle(Rejected(attempt, now, now, "reaper_full", "too many losers are still winding down"))
             return
         future = asyncio.ensure_future(self._fetch(attempt))

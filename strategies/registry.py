@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, TypeVar
 
 from strategies.all import AllStrategy
 from strategies.base import Strategy
 from strategies.collect import CollectStrategy
 from strategies.first import FirstStrategy
 from strategies.hedged import HedgedStrategy
+
+T = TypeVar("T")
 
 ENTRY_POINTS = "hedgerow.strategies"
 """The entry-point group under which a package publishes strategies of its own."""
@@ -40,7 +42,7 @@ def find_named(kind: str, name: str, known: Mapping[str, object]) -> object:
         raise LookupError(f"{kind} {name!r} is unknown{_did_you_mean(name, known)}")
     try:
         found: object = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever importing somebody else's module raises
         raise LookupError(f"{kind} {name!r} cannot be loaded: {error}") from error
     return found
 
@@ -68,16 +70,23 @@ def build_options(strategy: type[Strategy[Any]], given: Mapping[str, object]) ->
     Raises:
         ValueError: an option is unknown, of the wrong type, or out of range; the message names it.
     """
-    known = {field.name: field for field in fields(strategy.Options)}
+    return change_options(strategy.Options(), given)
+
+
+def change_options(options: T, given: Mapping[str, object]) -> T:
+    """
+    The dataclass *options* with what plain data says otherwise. Raises like `build_options`.
+    """
+    known = {field.name: getattr(options, field.name) for field in fields(options)}  # type: ignore[arg-type]
     for name, given_value in given.items():
         if name not in known:
             raise ValueError(f"unknown option {name!r}{_did_you_mean(name, known)}")
-        _check_type(name, given_value, known[name].default)
-    return strategy.Options(**given)
+        _check_type(name, given_value, known[name])
+    return replace(options, **given)  # type: ignore[type-var]
 
 
 def _check_type(name: str, given: object, default: object) -> None:
-    """An option is of its default's type; a whole number will do for a float, a truth value for neither."""
+    """An option keeps its type; a whole number will do for a float, a truth value for neither."""
     wanted: tuple[type, ...] = (int, float) if isinstance(default, float) else (type(default),)
     if not isinstance(given, wanted) or (isinstance(given, bool) and bool not in wanted):
         raise ValueError(f"option {name!r} must be a {wanted[-1].__name__}, not {given!r}")

@@ -6,12 +6,16 @@ from collections.abc import Mapping
 
 from strategies import value
 
+DEFAULT_OPERATION = "default"
+"""What an upstream with one kind of call calls it."""
+
 
 @value
 class Call:
     """
     One HTTP request to an upstream, relative to its URL.
 
+    *operation* names what is asked for, for breakers and metrics: one of those that its upstream declares.
     *segments* are appended to the URL's path, each percent-encoded, so that no caller's text can climb out
     of it. *body* is sent as JSON.
     """
@@ -19,6 +23,7 @@ class Call:
     method: str = "GET"
     segments: tuple[str, ...] = ()
     body: bytes | None = None
+    operation: str = DEFAULT_OPERATION
 
 
 @value

@@ -19,14 +19,14 @@ _REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str
     (aiohttp.ClientConnectorDNSError, "dns_error"),
     ((aiohttp.ClientSSLError, aiohttp.ClientConnectorCertificateError, ssl.SSLError), "tls_error"),
     (aiohttp.ClientConnectorError, "connect_error"),
-    ((aiohttp.ServerDisconnectedError, aiohttp.ClientOSError), "reset"),
+    ((aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError), "reset"),
     (aiohttp.ClientResponseError, "protocol_error"),
     (aiohttp.ClientPayloadError, "protocol_error"),
-    (aiohttp.ClientError, "protocol_error"),
+    ((aiohttp.ClientError, http_exceptions.HttpProcessingError), "protocol_error"),
     (OSError, "reset"),
 )
 
-FAULTS = (TooLarge, aiohttp.ClientError, OSError)
+FAULTS = (TooLarge, aiohttp.ClientError, http_exceptions.HttpProcessingError, OSError)
 """What an upstream can do to us. Everything else that is raised is a bug."""
 
 
@@ -35,14 +35,26 @@ def reason_of(error: BaseException) -> str:
     The reason of a `strategies.Failed`: ``dns_error``, ``tls_error``, ``connect_error``, ``reset``,
     ``protocol_error`` or ``too_large``.
     """
-    if isinstance(error, aiohttp.ClientPayloadError) and not isinstance(
-        error.__cause__, http_exceptions.BadHttpMessage
-    ):
-        return "reset"  # the body stopped short; a malformed one has the parser's error as its cause
+    if isinstance(error, aiohttp.ClientPayloadError) and _stopped_short(error):
+        return "reset"
     return next(reason for kinds, reason in _REASONS if isinstance(error, kinds))
 
 
+def _stopped_short(error: aiohttp.ClientPayloadError) -> bool:
+    """Whether the connection ended before the body did; if not, the body is malformed."""
+    return error.__cause__ is None or str(error).startswith("Response payload is not completed")
+
+
 def detail_of(error: BaseException) -> str:
-    """The error in words, on one line, short enough for a log and free of addresses of objects."""
-    text = str(error).partition("\n")[0] or type(error).__name__
-    return text[:200]
+    """The error in words, on one line, short enough for a log and free of what the upstream sent."""
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        text = "the upstream hung up before it had answered"
+    elif isinstance(error, aiohttp.ClientPayloadError) and isinstance(
+        error.__cause__, http_exceptions.HttpProcessingError
+    ):
+        text = error.__cause__.message
+    elif isinstance(error, (aiohttp.ClientResponseError, http_exceptions.HttpProcessingError)):
+        text = error.message
+    else:
+        text = str(error)
+    return " ".join(text.split())[:200] or type(error).__name__

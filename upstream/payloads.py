@@ -31,6 +31,11 @@ def json_document(body: bytes) -> str | None:
     return None
 
 
+def json_or_nothing(body: bytes) -> str | None:
+    """Any JSON document, or an empty body, with which the event service says that there is no such thing."""
+    return json_document(body) if body else None
+
+
 def work(body: bytes) -> str | None:
     """A JSON object whose ``time`` is a number (a boolean is none)."""
     try:
@@ -44,7 +49,12 @@ def work(body: bytes) -> str | None:
     return None
 
 
-BUILT_IN: Mapping[str, Accept] = {"any": anything, "json": json_document, "work": work}
+BUILT_IN: Mapping[str, Accept] = {
+    "any": anything,
+    "json": json_document,
+    "json-or-nothing": json_or_nothing,
+    "work": work,
+}
 
 
 def find_accept(name: str) -> Accept:

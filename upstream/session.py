@@ -10,9 +10,9 @@ from types import SimpleNamespace
 from typing import Protocol
 
 import aiohttp
-from aiohttp.resolver import AsyncResolver
 
 from strategies import Attempt, value
+from upstream.connector import Connector
 
 
 @value
@@ -46,12 +46,12 @@ def open_session(limits: PoolLimits, observer: ConnectionObserver) -> aiohttp.Cl
     Time has one owner, the deadline: aiohttp's own limits are off (they round up above 5 s). Cookies and
     the proxy variables of the environment are ignored, so that no upstream's answer changes another call.
     """
-    connector = aiohttp.TCPConnector(
+    connector = Connector(
         limit=limits.connections,
         limit_per_host=limits.per_upstream,
         keepalive_timeout=limits.keepalive,
         ttl_dns_cache=limits.dns_ttl,
-        resolver=AsyncResolver(),  # c-ares: a slow name server holds no thread
+        # aiodns is installed, so the resolver is c-ares: a slow name server holds no thread.
     )
     session = aiohttp.ClientSession(
         connector=connector,

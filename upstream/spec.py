@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from strategies import value
+from upstream.breaker import BreakerOptions
+from upstream.call import DEFAULT_OPERATION
 from upstream.payloads import Accept, anything
 
 
@@ -18,6 +20,10 @@ class UpstreamSpec:
         timeout: seconds that one attempt may take, besides the caller's deadline; None for no such limit.
         max_body: bytes of a decoded body; beyond it the attempt fails as ``too_large``. 1 MiB by default,
             because a larger JSON document would hold the loop for tens of milliseconds while it is judged.
+        operations: the kinds of calls it takes; each has a circuit of its own.
+        breaker: when a circuit opens; None for no breaker.
+        fair_time: seconds it must have had before being cut at a caller's deadline counts as its failure.
+        retry: whether a call that met a network failure is tried once more, within the budget.
     """
 
     name: str
@@ -25,3 +31,7 @@ class UpstreamSpec:
     accept: Accept = anything
     timeout: float | None = None
     max_body: int = 1024 * 1024
+    operations: tuple[str, ...] = (DEFAULT_OPERATION,)
+    breaker: BreakerOptions | None = None
+    fair_time: float = 1.0
+    retry: bool = False

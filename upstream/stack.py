@@ -12,9 +12,12 @@ from typing import Protocol, TypeAlias
 
 import aiohttp
 
-from strategies import Attempt, Fetch, Outcome
+from strategies import Attempt, Budget, Fetch, Outcome
+from upstream.admission import admission
 from upstream.bound import bound
+from upstream.circuits import Circuits
 from upstream.observe import AttemptObserver, observe
+from upstream.retry import retry
 from upstream.session import ConnectionObserver
 from upstream.spec import UpstreamSpec
 from upstream.transport import HttpTransport
@@ -25,6 +28,9 @@ Layer: TypeAlias = Callable[[Fetch], Fetch]
 class Observer(AttemptObserver, ConnectionObserver, Protocol):
     """Whoever watches upstreams."""
 
+    def retried(self, attempt: Attempt) -> None:
+        """The attempt met a network failure and is tried once more."""
+
 
 def compose(transport: Fetch, layers: Iterable[Layer]) -> Fetch:
     """*transport* with *layers* around it, the first one outermost."""
@@ -32,12 +38,22 @@ def compose(transport: Fetch, layers: Iterable[Layer]) -> Fetch:
 
 
 def build_stack(
-    session: aiohttp.ClientSession, spec: UpstreamSpec, observer: Observer, clock: Callable[[], float]
+    session: aiohttp.ClientSession,
+    spec: UpstreamSpec,
+    observer: Observer,
+    circuits: Circuits,
+    clock: Callable[[], float],
 ) -> Fetch:
     """The call to one upstream and all that stands around it, outermost first."""
-    layers: list[Layer] = [
-        lambda fetch: observe(fetch, observer, clock),  # outermost: sees every outcome, refusals included
-    ]
+    layers: list[Layer] = []
+    if spec.retry:
+        budget = Budget()
+        # outside all others, so that the second try is watched, admitted and bounded like the first
+        layers.append(lambda fetch: retry(fetch, budget, clock, observer.retried))
+    layers.append(lambda fetch: observe(fetch, observer, clock))  # sees every outcome, refusals included
+    if spec.breaker is not None:
+        # outside the bound, so that it counts what the bound cuts off
+        layers.append(lambda fetch: admission(fetch, circuits.of, clock, spec.fair_time))
     if (seconds := spec.timeout) is not None:
         layers.append(lambda fetch: bound(fetch, seconds))  # nearest to the wire: it bounds the wire alone
     return compose(HttpTransport(session, spec, clock), layers)
@@ -51,9 +67,10 @@ class Upstreams:
         session: aiohttp.ClientSession,
         specs: Iterable[UpstreamSpec],
         observer: Observer,
+        circuits: Circuits,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stacks = {spec.name: build_stack(session, spec, observer, clock) for spec in specs}
+        self._stacks = {spec.name: build_stack(session, spec, observer, circuits, clock) for spec in specs}
 
     def fetch(self, attempt: Attempt) -> Awaitable[Outcome]:
         """Call the upstream that *attempt* names."""

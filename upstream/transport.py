@@ -6,7 +6,8 @@ cancellation. It keeps no time of its own: whoever waits for it bounds it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from urllib.parse import quote
 
 import aiohttp
 from yarl import URL
@@ -43,7 +44,7 @@ class HttpTransport:
         return judge(self._spec, attempt, started, self._clock(), answer)
 
     async def _exchange(self, call: Call, attempt: Attempt) -> Answer:
-        url = self._url.joinpath(*call.segments) if call.segments else self._url
+        url = below(self._url, call.segments) if call.segments else self._url
         response = await self._session.request(
             call.method,
             url,
@@ -60,15 +61,32 @@ class HttpTransport:
         return Answer(response.status, response.headers, body)
 
 
+def below(url: URL, segments: Iterable[str]) -> URL:
+    """*url* with *segments* appended to its path, encoded so that each stays one segment and none climbs."""
+    path = "/".join([url.raw_path.rstrip("/"), *map(_encoded, segments)])
+    return URL.build(
+        scheme=url.scheme,
+        authority=url.raw_authority,
+        path=path,
+        query_string=url.raw_query_string,
+        encoded=True,
+    )
+
+
+def _encoded(segment: str) -> str:
+    return quote(segment, safe="") if segment.strip(".") else segment.replace(".", "%2E")
+
+
 _JSON = {"Content-Type": "application/json"}
 
 
 def judge(spec: UpstreamSpec, attempt: Attempt, started: float, ended: float, answer: Answer) -> Answered:
     """The verdict on a complete answer: only a 200 whose body the upstream's rule accepts is a success."""
     if answer.status != 200:
-        return Answered(
-            attempt, started, ended, Verdict.FAILURE, answer, "http_error", f"status {answer.status}"
-        )
+        # A 4xx is the upstream's word on the request, not a sign that it is unwell.
+        ours = 400 <= answer.status < 500 and answer.status not in (408, 429)
+        verdict = Verdict.IGNORED if ours else Verdict.FAILURE
+        return Answered(attempt, started, ended, verdict, answer, "http_error", f"status {answer.status}")
     if complaint := spec.accept(answer.body):
         return Answered(attempt, started, ended, Verdict.FAILURE, answer, "invalid_payload", complaint)
     return Answered(attempt, started, ended, Verdict.SUCCESS, answer)

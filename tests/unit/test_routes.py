@@ -36,7 +36,10 @@ def test_the_shipped_table() -> None:
         "/api/within-timeout",
         "/api/smart",
     ]
-    assert [(one.name, one.url, one.variable) for one in table.upstreams] == [("work", None, "WORK_API_URL")]
+    assert [(one.name, one.url, one.variable) for one in table.upstreams] == [
+        ("work", None, "WORK_API_URL"),
+        ("events", None, "EVENT_API_BASE_URL"),
+    ]
     smart = table.routes[3]
     assert (smart.strategy, smart.options) == (HedgedStrategy, HedgedOptions(delay=0.3))
     assert len(smart.targets) == 3
@@ -74,7 +77,8 @@ def test_attempts_go_round_the_upstreams() -> None:
         (('path = "/one"', 'path = "/one"\non_failure = 200'), "routes.route.0.on_failure: Must be one of"),
         (('path = "/one"', 'path = "/one"\nretries = 3'), "routes.route.0.retries: Unknown field."),
         (('name = "one"', 'name = "One!"'), "routes.route.0.name: Must be lower-case letters"),
-        (("http://127", "ftp://127"), "upstream work: url: Must begin with http:// or https://."),
+        (("http://127", "ftp://127"), "upstream work: url: Must be http:// or https://, and a host."),
+        (('"http://127.0.0.1:1/work"', '"http://"'), "upstream work: url: Must be"),
         (('"http://127.0.0.1:1/work"', '"$NOWHERE"'), "upstream work: NOWHERE is not set, and there is no"),
         (("[[route]]", 'accept = "xml"\n[[route]]'), "upstream work: payload rule 'xml' is unknown"),
         (("[[route]]", "timeout = -1\n[[route]]"), "routes.upstream.work.value.timeout: Must be greater"),

@@ -50,12 +50,6 @@ def test_out_of_range(name: str, text: str) -> None:
         load_settings({name: text})
 
 
-def test_rates_that_do_not_add_up() -> None:
-    """Each is in range, together they are not."""
-    with pytest.raises(ConfigError, match="SIMULATOR_FAILURE, SIMULATOR_INVALID, SIMULATOR_HANG"):
-        load_settings({"SIMULATOR_FAILURE": "0.6", "SIMULATOR_HANG": "0.6"})
-
-
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     """And what is empty counts as unset."""
     dotenv = tmp_path / ".env"

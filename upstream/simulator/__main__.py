@@ -12,6 +12,7 @@ import signal
 import uvloop
 
 from upstream.simulator.app import WORK_PATH, serve_simulator
+from upstream.simulator.events import EventService
 from upstream.simulator.latency import FORMS, parse_latency
 from upstream.simulator.work import WorkModel
 
@@ -27,6 +28,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--failure", type=float, default=0.05, help="share of 500s, 0 to 1")
     parser.add_argument("--invalid", type=float, default=0.025, help="share of invalid bodies, 0 to 1")
     parser.add_argument("--hang", type=float, default=0.025, help="share of requests never answered, 0 to 1")
+    parser.add_argument("--event-failure", type=float, default=0.05, help="share of dropped event calls")
+    parser.add_argument("--event-delay", type=float, default=500, help="milliseconds that one event takes")
     parser.add_argument("--seed", type=int, default=None, help="the same luck every time")
     return parser.parse_args(argv)
 
@@ -37,8 +40,9 @@ async def main(arguments: argparse.Namespace, work: WorkModel) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     rng = random.Random(arguments.seed)
-    async with serve_simulator(work, rng, arguments.host, arguments.port) as url:
-        log.info("the simulated upstream answers at %s%s", url, WORK_PATH)
+    events = EventService(rng, arguments.event_failure, arguments.event_delay / 1000)
+    async with serve_simulator(work, rng, arguments.host, arguments.port, events) as url:
+        log.info("WORK_API_URL=%s%s EVENT_API_BASE_URL=%s", url, WORK_PATH, url)
         await stop.wait()
 
 

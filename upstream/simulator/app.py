@@ -10,14 +10,16 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from upstream.simulator.events import EventService
 from upstream.simulator.work import GARBAGE, Mood, WorkModel, override
 
 WORK_PATH = "/api/work"
 
 
-def make_app(work: WorkModel, rng: random.Random) -> web.Application:
+def make_app(work: WorkModel, rng: random.Random, events: EventService | None = None) -> web.Application:
     """The application of all simulated upstreams; *rng* decides their luck."""
     app = web.Application()
+    (events or EventService(rng)).add_to(app)
     app.router.add_get(WORK_PATH, _work_handler(work, rng))
     return app
 
@@ -43,11 +45,15 @@ def _work_handler(work: WorkModel, rng: random.Random) -> Handler:
 
 @asynccontextmanager
 async def serve_simulator(
-    work: WorkModel, rng: random.Random, host: str = "127.0.0.1", port: int = 0
+    work: WorkModel,
+    rng: random.Random,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    events: EventService | None = None,
 ) -> AsyncIterator[str]:
     """Serve the simulated upstreams while the block runs; yields their URL, ``http://host:port``."""
     runner = web.AppRunner(
-        make_app(work, rng), handler_cancellation=True, access_log=None, shutdown_timeout=1
+        make_app(work, rng, events), handler_cancellation=True, access_log=None, shutdown_timeout=1
     )
     await runner.setup()
     try:

@@ -34,7 +34,7 @@ def parse_latency(text: str) -> Latency:
             spread = math.log(1 + (deviation / mean) ** 2)
             centre = math.log(mean) - spread / 2
             return lambda rng: rng.lognormvariate(centre, math.sqrt(spread))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ArithmeticError):
         pass
     raise ValueError(f"latency must be {FORMS}, not {text[:40]!r}")
 

@@ -34,7 +34,8 @@ class WorkModel:
     Attributes:
         latency: how long an answer takes, of whatever kind.
         failure, invalid, hang: the share of requests (0 to 1) that end in a 500, in a 200 without a valid
-            payload, and in silence. Together at most 1.
+            payload, and in silence. Where they make more than 1 together, silence goes before failure, and
+            failure before an invalid payload.
     """
 
     latency: Latency
@@ -46,13 +47,11 @@ class WorkModel:
         for name in ("failure", "invalid", "hang"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
-        if self.failure + self.invalid + self.hang > 1:
-            raise ValueError("failure, invalid and hang together must not be more than 1")
 
     def draw(self, rng: random.Random) -> tuple[float, Mood]:
         """What the next request meets: seconds, and what comes after them."""
         seconds, luck = self.latency(rng), rng.random()
-        for share, mood in ((self.failure, Mood.FAIL), (self.invalid, Mood.GARBLE), (self.hang, Mood.HANG)):
+        for share, mood in ((self.hang, Mood.HANG), (self.failure, Mood.FAIL), (self.invalid, Mood.GARBLE)):
             if luck < share:
                 return seconds, mood
             luck -= share
