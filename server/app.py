@@ -61,7 +61,7 @@ def create_app(
     )
     app[LIFECYCLE], app[TELEMETRY] = lifecycle, telemetry
     decorate_all(app, Decorator(settings.cors_origins))
-    app.cleanup_ctx.append(resources(settings, table, strategies, telemetry, lag, lifecycle, rng))
+    app.cleanup_ctx.append(resources(settings, table, strategies, telemetry, lag, lifecycle, rng, clock))
 
     asking = Asking(
         timeout_reader(settings.request_timeout),

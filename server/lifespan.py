@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import Any, TypeAlias
@@ -42,6 +41,7 @@ def resources(
     lag: LoopLag,
     lifecycle: Lifecycle,
     rng: random.Random,
+    clock: Callable[[], float],
 ) -> Context:
     """
     The application's one cleanup context: simulator, session, upstreams, strategies, in that order.
@@ -58,8 +58,8 @@ def resources(
             stack.push_async_callback(reaper.aclose, within=1.0)
             telemetry.watch(reaper)
             circuits = Circuits(specs, rng)
-            telemetry.watch_circuits(circuits, time.monotonic)
-            upstreams = Upstreams(session, specs, telemetry, circuits)
+            telemetry.watch_circuits(circuits, clock)
+            upstreams = Upstreams(session, specs, telemetry, circuits, clock)
             for route in table.routes:
                 strategies[route.name] = route.strategy(upstreams.fetch, reaper, route.options)
             strategies.update(event_strategies(upstreams.fetch, reaper, settings.event_fetch_concurrency))

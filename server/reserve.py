@@ -2,8 +2,8 @@
 
 A timer set to the very end fires on time, and the answer is then late by what it takes to write it; and when
 a hundred callers asked in one instant, the last of their answers is late by a hundred times that. So each
-answer that may be due gets an appointment: the latest slot of a few milliseconds before its end that still has
-room. Callers who come one by one lose 3 ms; those of a burst are spread out ahead of their common end.
+answer that may be due gets an appointment: the latest slot of a few milliseconds before its end that still
+has room. Callers who come one by one lose 3 ms; those of a burst are spread out ahead of their common end.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from collections import deque
 
 from strategies.outcome import Answered, Outcome
 
-
 PORTION = 4
 """Losers cancelled in one go, at least."""
 PAUSE = 0.004
@@ -82,7 +81,7 @@ class Reaper:
         return len(self._losers)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Cancel those that have had their grace, a portion at a time: each costs up to 0.2 ms of the loop."""
+        """Cancel those that have had their grace, in portions: each takes up to 0.2 ms of the loop."""
         due = loop.time() - self._grace
         portion = max(PORTION, len(self._fresh) // 16)
         while self._fresh and portion and self._losers.get(self._fresh[0], 0.0) <= due + PAUSE:

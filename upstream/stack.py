@@ -5,7 +5,6 @@ One stack per upstream: resilience belongs to an upstream, policy to a route, an
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import reduce
 from typing import Protocol, TypeAlias
@@ -68,7 +67,7 @@ class Upstreams:
         specs: Iterable[UpstreamSpec],
         observer: Observer,
         circuits: Circuits,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
     ) -> None:
         self._stacks = {spec.name: build_stack(session, spec, observer, circuits, clock) for spec in specs}
 
