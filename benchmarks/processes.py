@@ -83,18 +83,19 @@ class Process:
         arguments: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
         core: int | None = None,
+        log: str = "",
     ) -> None:
         RESULTS.mkdir(exist_ok=True)
         self.module = module
-        self.log = RESULTS / f"{module}.log"
-        with self.log.open("w") as log:
+        self.log = RESULTS / f"{log or module}.log"
+        with self.log.open("w") as output:
             self._popen = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
                 cwd=ROOT,
                 env={**os.environ, **(environ or {})},
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=output,
+                stderr=output,
                 preexec_fn=lambda: pin(core),
             )
 

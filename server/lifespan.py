@@ -59,7 +59,8 @@ def resources(
             telemetry.watch(reaper)
             circuits = Circuits(specs, rng)
             telemetry.watch_circuits(circuits, clock)
-            upstreams = Upstreams(session, specs, telemetry, circuits, clock)
+            upstreams = Upstreams(session, specs, telemetry, circuits, clock, settings.fast_lane)
+            stack.callback(upstreams.close)
             for route in table.routes:
                 strategies[route.name] = route.strategy(upstreams.fetch, reaper, route.options)
             strategies.update(event_strategies(upstreams.fetch, reaper, settings.event_fetch_concurrency))

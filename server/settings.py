@@ -44,6 +44,7 @@ class Settings:
     upstream_connections_per_host: int
     dns_cache: float
     reaper_limit: int
+    fast_lane: bool
     event_fetch_concurrency: int
     breaker_failures: int
     breaker_window: float
@@ -79,6 +80,14 @@ class _Words(f.Field[tuple[str, ...]]):
         if not words:
             raise ValidationError("Must name at least one.")
         return words
+
+
+class _Switch(f.Boolean):
+    """``on`` or ``off``."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(truthy={"on"}, falsy={"off"}, **kwargs)
+        self.error_messages["invalid"] = "Must be on or off."
 
 
 def _latency(value: str) -> None:
@@ -174,6 +183,13 @@ class SettingsSchema(Schema):
         load_default=10_000,
         validate=Range(1, 1_000_000),
         metadata={"description": "Lost attempts still winding down beyond which no hedges are started."},
+    )
+    fast_lane = _Switch(
+        data_key="FAST_LANE",
+        load_default=True,
+        metadata={
+            "description": "The short way to an upstream for plain GETs; off: all through the session."
+        },
     )
     event_fetch_concurrency = f.Integer(
         data_key="EVENT_FETCH_CONCURRENCY",

@@ -67,8 +67,8 @@ def admission(
             verdict = outcome.verdict
             return outcome
         except asyncio.CancelledError:
-            ended = clock()
-            if ended >= attempt.deadline.at - EARLY and ended - started >= fair_time:
+            due = attempt.deadline.at
+            if clock() >= due - EARLY and due - started >= fair_time:
                 verdict = Verdict.FAILURE
             raise
         finally:

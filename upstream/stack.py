@@ -15,6 +15,8 @@ from strategies import Attempt, Budget, Fetch, Outcome
 from upstream.admission import admission
 from upstream.bound import bound
 from upstream.circuits import Circuits
+from upstream.fast_lane import FastLane, shortest
+from upstream.lease import Leases, can_lease
 from upstream.observe import AttemptObserver, observe
 from upstream.retry import retry
 from upstream.session import ConnectionObserver
@@ -42,6 +44,7 @@ def build_stack(
     observer: Observer,
     circuits: Circuits,
     clock: Callable[[], float],
+    lane: FastLane | None = None,
 ) -> Fetch:
     """The call to one upstream and all that stands around it, outermost first."""
     layers: list[Layer] = []
@@ -55,7 +58,10 @@ def build_stack(
         layers.append(lambda fetch: admission(fetch, circuits.of, clock, spec.fair_time))
     if (seconds := spec.timeout) is not None:
         layers.append(lambda fetch: bound(fetch, seconds))  # nearest to the wire: it bounds the wire alone
-    return compose(HttpTransport(session, spec, clock), layers)
+    wire: Fetch = HttpTransport(session, spec, clock)
+    if lane is not None:
+        wire = shortest(lane, wire)
+    return compose(wire, layers)
 
 
 class Upstreams:
@@ -68,8 +74,21 @@ class Upstreams:
         observer: Observer,
         circuits: Circuits,
         clock: Callable[[], float],
+        fast_lane: bool = False,
     ) -> None:
-        self._stacks = {spec.name: build_stack(session, spec, observer, circuits, clock) for spec in specs}
+        self._lanes: list[FastLane] = []
+        self._stacks: dict[str, Fetch] = {}
+        for spec in specs:
+            lane = None
+            if fast_lane and can_lease(session):
+                lane = FastLane(Leases(session, spec.url), spec, observer, clock)
+                self._lanes.append(lane)
+            self._stacks[spec.name] = build_stack(session, spec, observer, circuits, clock, lane)
+
+    def close(self) -> None:
+        """Close the connections of the fast lanes. The session is closed by whoever opened it."""
+        for lane in self._lanes:
+            lane.close()
 
     def fetch(self, attempt: Attempt) -> Awaitable[Outcome]:
         """Call the upstream that *attempt* names."""

@@ -6,12 +6,15 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import aiohttp
 
-from strategies import Answered, Attempt, Deadline, Failed, Outcome, Request, Target, Verdict
+from strategies import Answered, Attempt, Deadline, Failed, Fetch, Outcome, Request, Target, Verdict
 from upstream.call import Answer, Call
 from upstream.circuits import Circuits
+from upstream.fast_lane import FastLane, shortest
+from upstream.lease import Leases
 from upstream.payloads import work
 from upstream.spec import UpstreamSpec
 from upstream.stack import Upstreams
@@ -49,10 +52,24 @@ def attempt_for(upstream: str = "upstream", payload: object = None, deadline: fl
     return Attempt(Request("test", (target,)), target, 0, Deadline(deadline))
 
 
-def transport_to(session: aiohttp.ClientSession, url: str, *, max_body: int = 1024 * 1024) -> HttpTransport:
+PATH = ["session"]
+"""Which way to the upstream `transport_to` takes; tests/upstream/conftest.py runs every test on both."""
+OBSERVER = [Recorder()]
+"""Who is told of the connections of fast lanes."""
+_LANES: WeakKeyDictionary[aiohttp.ClientSession, dict[tuple[str, int], FastLane]] = WeakKeyDictionary()
+
+
+def transport_to(session: aiohttp.ClientSession, url: str, *, max_body: int = 1024 * 1024) -> Fetch:
     """A transport to *url* that wants valid ``work`` payloads."""
     spec = UpstreamSpec("upstream", url, accept=work, max_body=max_body)
-    return HttpTransport(session, spec, asyncio.get_running_loop().time)
+    clock = asyncio.get_running_loop().time
+    reference = HttpTransport(session, spec, clock)
+    if PATH[0] == "session":
+        return reference
+    lanes = _LANES.setdefault(session, {})
+    if (url, max_body) not in lanes:
+        lanes[url, max_body] = FastLane(Leases(session, url), spec, OBSERVER[0], clock)
+    return shortest(lanes[url, max_body], reference)
 
 
 def upstreams_over(
@@ -109,6 +126,7 @@ async def turns(count: int = 20) -> None:
 
 
 def acquired(session: aiohttp.ClientSession) -> int:
-    """Connections that somebody holds."""
+    """Connections that a call holds; those that a fast lane keeps at rest are not in use."""
     assert session.connector is not None
-    return len(session.connector._acquired)
+    at_rest = sum(lane.at_rest for lane in _LANES.get(session, {}).values())
+    return len(session.connector._acquired) - at_rest

@@ -15,11 +15,20 @@ import aiohttp
 import pytest
 from aioresponses import aioresponses
 
+from tests.upstream import asking
 from tests.upstream.asking import Recorder
 from tests.upstream.scripted import Script, ScriptedUpstream
 from upstream.session import PoolLimits, open_session
 
 Serve = Callable[..., Awaitable[ScriptedUpstream]]
+
+
+@pytest.fixture(params=["session", "fast lane"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to an upstream have to give the same outcome."""
+    name: str = request.param
+    monkeypatch.setattr(asking, "PATH", [name])
+    return name
 
 
 @pytest.fixture
@@ -29,8 +38,11 @@ def recorder() -> Recorder:
 
 
 @pytest.fixture
-async def session(recorder: Recorder) -> AsyncIterator[aiohttp.ClientSession]:
+async def session(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[aiohttp.ClientSession]:
     """The shared session as the application opens it, watched by *recorder*."""
+    monkeypatch.setattr(asking, "OBSERVER", [recorder])
     async with open_session(PoolLimits(), recorder) as opened:
         yield opened
 

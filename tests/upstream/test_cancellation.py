@@ -15,6 +15,8 @@ from tests.upstream.conftest import Serve
 from tests.upstream.scripted import Action, answer, hang, read, repeat, send
 from upstream.session import PoolLimits, open_session
 
+pytestmark = pytest.mark.usefixtures("path")
+
 OK = answer(b'{"time": 1}')
 PLAIN = [repeat(read(), send(OK))]
 PROMISED = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
