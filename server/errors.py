@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -51,7 +52,10 @@ def invalid(errors: Mapping[str, list[str]]) -> Problem:
 def unmet(result: Result, arrived: float, status: int) -> Problem:
     """The problem of a route whose strategy's rule was not met, with what each attempt did and when."""
     code, detail = _why(result)
-    return Problem(status, code, detail, attempts=[describe(outcome, arrived) for outcome in result.outcomes])
+    waits = [one.retry_after for one in result.outcomes if isinstance(one, Rejected) and one.retry_after]
+    headers = {"Retry-After": str(math.ceil(min(waits)))} if waits else None
+    attempts = [describe(outcome, arrived) for outcome in result.outcomes]
+    return Problem(status, code, detail, headers=headers, attempts=attempts)
 
 
 def _why(result: Result) -> tuple[str, str]:

@@ -15,6 +15,8 @@ from marshmallow import Schema, ValidationError
 from marshmallow import fields as f
 from marshmallow.validate import Length, OneOf, Range, Regexp
 
+from server.events.handlers import OPERATIONS
+from server.events.handlers import UPSTREAM as EVENTS
 from server.render import Render, find_render
 from server.settings import ConfigError, Settings
 from strategies import Strategy, Target, build_options, change_options, find_strategy, value
@@ -138,6 +140,12 @@ def load_table(text: str, environ: Mapping[str, str], breaker: BreakerOptions = 
         _upstream(name, entry, environ, breaker, problems) for name, entry in data["upstream"].items()
     ]
     routes = [_route(entry, set(data["upstream"]), problems) for entry in data["route"]]
+    for upstream in (one for one in upstreams if one is not None and one.breaker is not None):
+        asked = {DEFAULT_OPERATION} if any(_asks(route, upstream.name) for route in routes) else set()
+        asked |= set(OPERATIONS) if upstream.name == EVENTS else set()
+        missing = sorted(asked - set(upstream.operations))
+        if missing:
+            problems.append(f"upstream {upstream.name}: operations must include {', '.join(missing)}")
     for key in ("name", "path"):
         given = [entry[key] for entry in data["route"]]
         problems += [
@@ -180,6 +188,10 @@ def _upstream(
         entry["fair_time"],
         entry["retry"],
     )
+
+
+def _asks(route: Route | None, upstream: str) -> bool:
+    return route is not None and any(target.upstream == upstream for target in route.targets)
 
 
 def _breaker(given: object, default: BreakerOptions) -> BreakerOptions | None:

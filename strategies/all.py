@@ -7,7 +7,7 @@ from itertools import islice
 from strategies.base import Strategy
 from strategies.deadline import Deadline
 from strategies.fanout import FanOut
-from strategies.outcome import Request, Result, Verdict
+from strategies.outcome import Rejected, Request, Result, Verdict
 from strategies.value import value
 
 
@@ -42,9 +42,15 @@ class AllStrategy(Strategy[AllOptions]):
                 fan.start(target)
             async for outcome in fan:
                 if self.options.fail_fast and outcome.verdict is not Verdict.SUCCESS:
-                    return fan.failed()
+                    if not isinstance(outcome, Rejected):
+                        return fan.failed()
+                    # Refused: start nothing more, but let the others end. One of them may be the very call
+                    # that finds out whether the upstream is well; given up, it would find out nothing, and
+                    # the next request would meet the same refusal.
+                    waiting = iter(())
                 for target in islice(waiting, 1):
                     fan.start(target)
-            if fan.expired or not fan.successes:
+            wanted = len(request.targets) if self.options.fail_fast else 1
+            if fan.expired or len(fan.successes) < wanted:
                 return fan.failed()
             return fan.succeeded(fan.successes)

@@ -9,20 +9,26 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import pytest
+from aiohttp import web
 from docutils.core import publish_doctree
 
 from server.access_log import AccessLog
-from server.routes import load_table
+from server.asking import Asking
+from server.events.routes import add_event_routes
+from server.params import timeout_schema
+from server.routes import UpstreamEntry, load_table
 from server.settings import NAMES_IN_ROUTES, SettingsSchema, known_names
 from strategies import NoOptions, Strategy, build_options
 from strategies.registry import BUILT_IN
 from strategies.testing import check_strategy
+from upstream.breaker import MOVES, BreakerOptions, State
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -70,6 +76,20 @@ def tables() -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def figure(name: str) -> Any:
+    """The script that draws a picture."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / "figures" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules[name]
     return module
 
 
@@ -251,10 +271,56 @@ def test_the_front_pages_show_on_a_code_host(name: str) -> None:
     assert [link for pair in links for link in pair if link and not (ROOT / link).exists()] == []
 
 
-def test_the_picture_is_well_formed_and_tells_itself() -> None:
-    """The drawing is an SVG with a title and a description for those who cannot see it."""
-    root = ElementTree.parse(DOCS / "_static" / "data-flow.svg").getroot()  # noqa: S314 - our own file
+PICTURES = sorted((DOCS / "_static").glob("*.svg"))
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=name_of)
+def test_the_pictures_are_well_formed_and_tell_themselves(picture: Path) -> None:
+    """A drawing is an SVG with a title and a description for those who cannot see it."""
+    root = ElementTree.parse(picture).getroot()  # noqa: S314 - our own file
     assert [root.find(f"{{http://www.w3.org/2000/svg}}{tag}") is not None for tag in ("title", "desc")] == [
         True,
         True,
     ]
+
+
+def test_the_states_of_the_breaker_are_drawn_from_its_table() -> None:
+    """The picture shows each state and each move, and is what its script would draw now."""
+    drawn = figure("breaker_states").draw()
+    assert (DOCS / "_static" / "breaker-states.svg").read_text("utf-8") == drawn
+    assert drawn.count('class="move"') == len(MOVES)
+    assert drawn.count('class="name"') == len(State)
+
+
+def test_the_outage_in_the_page_of_the_breaker_is_what_the_breaker_does() -> None:
+    """The figures beside the plot are those of a fresh simulation, on virtual time."""
+    script = figure("breaker_over_time")
+    page = (DOCS / "explanation" / "circuit-breaker.rst").read_text("utf-8")
+    told = [line.strip() for line in script.told(script.simulate()).splitlines()]
+    (block,) = [code for _, code in blocks(page, "console") if "breaker_over_time" in code]
+    assert [line.strip() for line in block.splitlines()[1:]] == told
+
+
+def test_every_option_and_variable_of_the_breaker_is_told() -> None:
+    """Whoever protects an upstream finds all that can be set."""
+    page = (DOCS / "how-to" / "protect-an-upstream.rst").read_text("utf-8")
+    assert [one.name for one in fields(BreakerOptions) if f"``{one.name}``" not in page] == []
+    page = (DOCS / "explanation" / "circuit-breaker.rst").read_text("utf-8")
+    variables = {name for name in known_names() if name.startswith("CIRCUIT_BREAKER_")}
+    assert {name for name in variables if f"``{name}``" not in page} == set()
+
+
+def test_every_key_of_an_upstream_is_in_the_how_to() -> None:
+    """What a paragraph of the route table may say is listed, with its default."""
+    page = (DOCS / "how-to" / "configure-an-upstream.rst").read_text("utf-8")
+    keys = {one.name for one in fields(UpstreamEntry)} - {"name", "variable"}
+    assert {key for key in keys if f"   * - ``{key}``" not in page} == set()
+
+
+def test_every_route_of_the_event_api_is_in_the_reference() -> None:
+    """Each path has its heading."""
+    app = web.Application()
+    add_event_routes(app, {}, cast(Asking, None), timeout_schema(30.0))
+    page = (DOCS / "reference" / "events.rst").read_text("utf-8")
+    served = {f"{route.method} {route.resource.canonical}" for route in app.router.routes() if route.resource}
+    assert {one for one in served if not one.startswith("HEAD") and f"\n{one}\n" not in page} == set()

@@ -115,7 +115,8 @@ def metric_rows() -> list[Row]:
 def option_rows(options: type[Any]) -> list[Row]:
     """Name, default and meaning of the options of a strategy; the meaning is from the docstring."""
     _, _, told = inspect.cleandoc(options.__doc__ or "").partition("Attributes:")
-    meanings = dict(re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", told, re.MULTILINE))
+    found = re.findall(r"^    (\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", told, re.MULTILINE)
+    meanings = {name: meaning for names, meaning in found for name in names.split(", ")}
     return [
         (f"``{field.name}``", f"``{field.default!r}``", " ".join(meanings[field.name].split()))
         for field in dataclasses.fields(options)

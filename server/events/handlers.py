@@ -21,6 +21,8 @@ from strategies import Deadline, Request, Result, Strategy, Target, Verdict
 from upstream.call import Answer, Call
 
 UPSTREAM = "events"
+OPERATIONS = ("getUsers", "getUserById", "getEvents", "getEventById", "addEvent")
+"""The kinds of calls it is asked for; its entry in the route table has to list them."""
 
 One: TypeAlias = Callable[[], Strategy[Any]]
 """Gives a strategy once the application has started."""

@@ -418,6 +418,28 @@ class TestCircuit:
         assert (await add(client))[1]["code"] == "upstream_unavailable"
         assert 18 <= (await add(client))[1]["retryAfter"] <= 22
 
+    async def test_a_request_for_many_events_closes_the_circuit_too(self, front: Start, clock: Clock) -> None:
+        """Its first event is the probe, and is not given up because the second was refused."""
+        broken = True
+
+        async def user(request: web.Request) -> web.Response:
+            return web.json_response({"events": ["a", "b", "c"]})
+
+        async def event(request: web.Request) -> web.Response:
+            return web.json_response({"name": "x"}, status=500 if broken else 200)
+
+        app = web.Application()
+        app.router.add_get("/getUserById/{id}", user)
+        app.router.add_get("/getEventById/{id}", event)
+        client = await front(app)
+        while (await ask(client, "/getEventsByUserId/1"))[1]["code"] != "circuit_open":
+            pass
+        broken = False
+        clock.ahead = 11.5
+        assert (await ask(client, "/getEventsByUserId/1"))[1]["code"] == "circuit_open"
+        status, events = await ask(client, "/getEventsByUserId/1")
+        assert (status, len(events)) == (200, 3)
+
     async def test_a_broken_write_leaves_the_reads_alone(self, client: Client) -> None:
         """Each operation has its own circuit."""
         await self.open_it(client)

@@ -9,13 +9,16 @@ import pytest
 from strategies import (
     AllOptions,
     AllStrategy,
+    Attempt,
     CollectStrategy,
     Deadline,
     FirstStrategy,
     HedgedOptions,
     HedgedStrategy,
     NoOptions,
+    Outcome,
     Reaper,
+    Rejected,
     Verdict,
 )
 from strategies.testing import (
@@ -166,6 +169,24 @@ class TestAll:
         """The rest is cancelled and nothing more is started."""
         script = (answers(0.9), fails(0.1), answers(0.9))
         assert timeline(all_of(fail_fast=True), *script, timeout=1)[-1] == (0.1, "gives up")
+
+    def test_a_refusal_does_not_give_up_the_call_that_finds_out(self) -> None:
+        """With a half-open circuit the first call is the probe: it ends, though the request has failed."""
+
+        async def story() -> None:
+            fetch, reaper = ScriptedFetch(answers(0.5)), Reaper()
+
+            async def one_at_a_time(attempt: Attempt) -> Outcome:
+                if attempt.number:
+                    return Rejected(attempt, 0.0, 0.0, "circuit_open")
+                return await fetch(attempt)
+
+            strategy = AllStrategy(one_at_a_time, reaper, AllOptions(fail_fast=True))
+            result = await strategy.execute(request_for(3), Deadline.after(1, now=0.0))
+            assert result.verdict is Verdict.FAILURE
+            assert fetch.log == [(0.0, "start 0"), (0.5, "0 answers")]
+
+        run_virtual(story())
 
     def test_a_negative_concurrency_is_refused(self) -> None:
         """The options check their own range and name it."""

@@ -82,6 +82,12 @@ def test_attempts_go_round_the_upstreams() -> None:
         (('"http://127.0.0.1:1/work"', '"$NOWHERE"'), "upstream work: NOWHERE is not set, and there is no"),
         (("[[route]]", 'accept = "xml"\n[[route]]'), "upstream work: payload rule 'xml' is unknown"),
         (("[[route]]", "timeout = -1\n[[route]]"), "routes.upstream.work.value.timeout: Must be greater"),
+        (("[[route]]", "breaker = 3\n[[route]]"), "upstream work: breaker must be true, false or a table"),
+        (("[[route]]", "breaker = {ratio = 2.0}\n[[route]]"), "upstream work: ratio must be from 0 to 1"),
+        (
+            ("[[route]]", 'breaker = true\noperations = ["a"]\n[[route]]'),
+            "upstream work: operations must include default",
+        ),
         (("[[route]]", "[[route"), "routes: "),
     ],
 )

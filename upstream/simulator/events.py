@@ -90,6 +90,8 @@ class EventService:
 
     async def _get_user(self, request: web.Request) -> web.Response:
         self.calls["getUserById"] = self.calls.get("getUserById", 0) + 1
+        if self.down:
+            return _json({"error": "down"}, 500)
         return _found(self.users.get(request.match_info["id"]))
 
     async def _get_event(self, request: web.Request) -> web.Response:
