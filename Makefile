@@ -13,7 +13,7 @@ run: $(VENV)/run  ## the server on http://localhost:8000
 	$(VENV)/bin/python -m server $(ARGS)
 
 test: $(VENV)/dev  ## the whole test suite
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n auto $(ARGS)
 
 lint: $(VENV)/dev  ## style and likely bugs
 	$(VENV)/bin/ruff check .

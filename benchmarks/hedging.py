@@ -1,9 +1,9 @@
 """``python -m benchmarks.hedging``: what hedging brings and costs, simulated on virtual time.
 
-Four worlds, each asked by the very strategies that serve the routes, behind the budget's layer: the upstream of
-the work routes, a shape published by a peer, a fan-out over a hundred leaves, and a server with a queue that
-stalls for a second. Against them: no hedge, a fixed delay, and an oracle that knows each call's fate before
-it is made. Everything is seeded; ``tests/strategies/test_hedging_simulations.py`` holds the bounds.
+Four worlds, each asked by the very strategies that serve the routes, behind the budget's layer: the upstream
+of the work routes, a shape published by a peer, a fan-out over a hundred leaves, and a server with a queue
+that stalls for a second. Against them: no hedge, a fixed delay, and an oracle that knows each call's fate
+before it is made. Everything is seeded; ``tests/strategies/test_hedging_simulations.py`` holds the bounds.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class Policy:
     make: Callable[[Fetch, Reaper], Strategy[Any]]
     targets: int = 3
     ratio: float | None = None
+    burst: float = 10.0
 
 
 def no_hedge() -> Policy:
@@ -73,11 +74,11 @@ def fixed(delay: float, hedges: int = 1) -> Policy:
     return Policy(name, lambda fetch, reaper: HedgedStrategy(fetch, reaper, options), targets=hedges + 1)
 
 
-def adaptive(ratio: float | None = 0.1, **options: Any) -> Policy:
-    """The adaptive strategy, with a budget of *ratio*."""
+def adaptive(ratio: float | None = 0.1, burst: float = 10.0, **options: Any) -> Policy:
+    """The adaptive strategy, with a budget of *ratio* and *burst*."""
     chosen = AdaptiveOptions(**options)
     name = "adaptive" + (f", budget {ratio:.0%}" if ratio is not None else ", no budget")
-    return Policy(name, lambda fetch, reaper: AdaptiveStrategy(fetch, reaper, chosen), ratio=ratio)
+    return Policy(name, lambda fetch, reaper: AdaptiveStrategy(fetch, reaper, chosen), 3, ratio, burst)
 
 
 class Caller:
@@ -89,7 +90,7 @@ class Caller:
         self._upstream = upstream
         fetch: Fetch = self._counted
         if policy.ratio is not None:
-            fetch = spare(fetch, Budget(policy.ratio), lambda: True, clock)
+            fetch = spare(fetch, Budget(policy.ratio, policy.burst), lambda: True, clock)
         self._strategy = policy.make(fetch, Reaper(grace=0.0))
         self._request = Request("simulated", (Target("simulated"),) * policy.targets)
         self._clock = clock
@@ -107,8 +108,8 @@ class Caller:
 
 # Upstreams whose calls know nothing of each other -------------------------------------------------------
 
-Draw: TypeAlias = tuple[float, bool]
-"""How long a call takes, and whether it succeeds."""
+Draw: TypeAlias = tuple[float, str]
+"""How long a call takes, and what kind of call it is: ``bad`` (it fails), ``slow`` or ``good``."""
 
 
 def work(rng: random.Random) -> Iterator[Draw]:
@@ -116,7 +117,10 @@ def work(rng: random.Random) -> Iterator[Draw]:
     model = WorkModel(parse_latency("uniform:100-600"), 1 / 11, 1 / 11, 1 / 11)
     while True:
         seconds, mood = model.draw(rng)
-        yield (NEVER if mood is Mood.HANG else seconds), mood is Mood.ANSWER
+        if mood is Mood.HANG:
+            yield NEVER, "slow"
+        else:
+            yield seconds, "good" if mood is Mood.ANSWER else "bad"
 
 
 def lognormal(rng: random.Random, mean: float, sd: float, share: float, times: float) -> Iterator[Draw]:
@@ -129,15 +133,15 @@ def lognormal(rng: random.Random, mean: float, sd: float, share: float, times: f
     sigma = math.sqrt(math.log(1 + (sd / mean) ** 2))
     mu = math.log(mean) - sigma**2 / 2
     normal = NormalDist(mu, sigma)
-    slow, quick = round(1000 * share), 1000 - round(1000 * share)
+    slow = round(1000 * share)
     while True:
         block = [
-            math.exp(normal.inv_cdf((number + rng.random()) / count)) * factor
-            for count, factor in ((slow, times), (quick, 1.0))
+            (math.exp(normal.inv_cdf((number + rng.random()) / count)) * factor, kind)
+            for count, factor, kind in ((slow, times, "slow"), (1000 - slow, 1.0, "good"))
             for number in range(count)
         ]
         rng.shuffle(block)
-        yield from ((seconds, True) for seconds in block)
+        yield from block
 
 
 bimodal = partial(lognormal, mean=0.005, sd=0.002, share=0.05, times=10)
@@ -146,18 +150,36 @@ leaf = partial(lognormal, mean=0.010, sd=0.003, share=0.01, times=100)
 """A leaf that answers in 10 ms, but one time in a hundred in a second."""
 
 
-def playing(kind: Callable[[random.Random], Iterator[Draw]], seed: int) -> Fetch:
-    """An upstream that draws from one stream for first calls and from another for extra ones."""
-    first, extra = kind(random.Random(seed)), kind(random.Random(seed + 1))
+Kind: TypeAlias = Callable[[random.Random], Iterator[Draw]]
+
+
+def streams(kind: Kind, seed: int) -> tuple[Iterator[Draw], dict[str, Iterator[Draw]]]:
+    """
+    The draws of first calls, and those of extra ones, apart for each kind of first call: so the strata of
+    the extra calls hold for the few that follow a slow one, which make the tail.
+    """
+    extra = {name: kind(random.Random(f"{seed} {name}")) for name in ("good", "slow", "bad")}
+    return kind(random.Random(seed)), extra
+
+
+def playing(kind: Kind, seed: int) -> Fetch:
+    """An upstream that takes as long as the draws say."""
+    first, extra = streams(kind, seed)
+    before = "good"
 
     async def fetch(attempt: Attempt) -> Outcome:
+        nonlocal before
         loop = asyncio.get_running_loop()
         began = loop.time()
-        seconds, good = next(extra if attempt.number else first)
+        if attempt.number:
+            seconds, name = next(extra[before])
+        else:
+            seconds, name = next(first)
+            before = name
         await asyncio.sleep(seconds)
-        if good:
-            return Answered(attempt, began, loop.time(), Verdict.SUCCESS, None)
-        return Failed(attempt, began, loop.time(), "http_error")
+        if name == "bad":
+            return Failed(attempt, began, loop.time(), "http_error")
+        return Answered(attempt, began, loop.time(), Verdict.SUCCESS, None)
 
     return fetch
 
@@ -220,17 +242,18 @@ def oracle(
     Knows what will become of each first call, and asks a second time, at once, where the first call will be
     worst: the share *extra* of the requests. Nobody can do better with so many second calls.
     """
-    first, more = kind(random.Random(seed)), kind(random.Random(seed + 1))
-    times = [
-        seconds if good and seconds < timeout else math.inf
-        for seconds, good in (next(first) for _ in range(requests))
-    ]
+    first, more = streams(kind, seed)
+    draws = [next(first) for _ in range(requests)]
+    times = [_seen(draw, timeout) for draw in draws]
     worst = sorted(range(requests), key=times.__getitem__, reverse=True)
     for number in worst[: round(extra * requests)]:
-        seconds, good = next(more)
-        if good and seconds < timeout:
-            times[number] = min(times[number], seconds)
+        times[number] = min(times[number], _seen(next(more[draws[number][1]]), timeout))
     return Seen("oracle", times, extra)
+
+
+def _seen(draw: Draw, timeout: float) -> float:
+    seconds, name = draw
+    return seconds if name != "bad" and seconds < timeout else math.inf
 
 
 def fan_out(policy: Policy, roots: int, leaves: int = 100, timeout: float = 10.0, seed: int = 1) -> Seen:
@@ -364,8 +387,8 @@ def on_bimodal(requests: int) -> list[Seen]:
 
 
 def on_leaves(roots: int) -> list[Seen]:
-    """World c."""
-    return [fan_out(policy, roots) for policy in (no_hedge(), fixed(0.02), fixed(0.05), adaptive())]
+    """World c. A hundred leaves want some nine hedges in one instant: the budget must have saved as much."""
+    return [fan_out(policy, roots) for policy in (no_hedge(), fixed(0.02), fixed(0.05), adaptive(burst=50))]
 
 
 def on_queue(seconds: int) -> list[Stalled]:
@@ -377,7 +400,7 @@ def on_queue(seconds: int) -> list[Stalled]:
 def main() -> None:
     """Print everything."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hedging", description=__doc__)
-    parser.add_argument("--requests", type=int, default=50_000, metavar="N", help="per policy (50000)")
+    parser.add_argument("--requests", type=int, default=40_000, metavar="N", help="per policy (40000)")
     requests = parser.parse_args().requests
     for timeout in (0.4, 0.6, 1.0):
         print(f"\n(a) the work upstream, timeout {timeout * 1000:.0f} ms\n")
@@ -385,7 +408,7 @@ def main() -> None:
     print("\n(b) lognormal, mean 5 ms, sd 2 ms, 5 % take ten times as long\n")
     print(render(COLUMNS, [seen.row() for seen in on_bimodal(requests)]))
     print("\n(c) 100 leaves of 10 ms, 1 % take a hundred times as long; all must answer\n")
-    print(render(COLUMNS, [seen.row() for seen in on_leaves(requests // 50)]))
+    print(render(COLUMNS, [seen.row() for seen in on_leaves(requests // 80)]))
     print("\n(d) a server with a queue stalls for a second; successes by second since\n")
     print(render(STALLED_COLUMNS, [seen.row() for seen in on_queue(20)]))
 

@@ -7,6 +7,7 @@ import asyncio
 import gc
 import logging
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from server.logs import logging_to_stderr
 from server.routes import Table, breaker_options, load_table, variables_in
 from server.serve import listen, run
 from server.settings import ConfigError, Settings, load_settings
+from server.workers import logging_without_thread, supervise
 
 log = logging.getLogger("hedgerow.server")
 
@@ -34,6 +36,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--host", help="address to listen on (HOST, 127.0.0.1)")
     parser.add_argument("--port", help="port to listen on (PORT, 8000)")
+    parser.add_argument("--workers", help="processes that serve, or auto: one for each core (WORKERS, 1)")
     parser.add_argument("--config", type=Path, default=ROUTES, help="the route table (server/routes.toml)")
     parser.add_argument("--version", action="version", version=f"Hedgerow {__version__}")
     return parser.parse_args(argv)
@@ -46,7 +49,7 @@ def configure(arguments: argparse.Namespace) -> tuple[Settings, Table]:
     Raises:
         ConfigError: with every problem in either.
     """
-    given = {"HOST": arguments.host, "PORT": arguments.port}
+    given = {"HOST": arguments.host, "PORT": arguments.port, "WORKERS": arguments.workers}
     environ = {**os.environ, **{name: text for name, text in given.items() if text is not None}}
     dotenv = Path(".env")
     try:
@@ -70,18 +73,37 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"HOST, PORT: cannot listen on {settings.host}:{settings.port}: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_ADDRESS
+    rest_memory()
+    if settings.workers > 1:
+        return serve_with_workers(settings, table, sock)
     with logging_to_stderr(settings.log_level), sock:
-        for entry in table.upstreams:
-            if entry.url is None:
-                log.warning(
-                    "upstream %s is played by the built-in simulator; set %s to use a real one",
-                    entry.name,
-                    entry.variable,
-                )
-        rest_memory()
+        say_what_is_simulated(table)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(create_app(settings, table), settings, sock))
     return 0
+
+
+def serve_with_workers(settings: Settings, table: Table, sock: socket.socket) -> int:
+    """The same, with processes that do the work; returns the exit code."""
+    try:
+        with sock, logging_without_thread(settings.log_level):
+            say_what_is_simulated(table)
+            supervise(settings, table, sock)
+    except OSError as error:
+        print(f"WORKERS: cannot start any: {error}", file=sys.stderr)  # noqa: T201
+        return EXIT_ADDRESS
+    return 0
+
+
+def say_what_is_simulated(table: Table) -> None:
+    """One plain line for each upstream that has no URL, with the variable that changes it."""
+    for entry in table.upstreams:
+        if entry.url is None:
+            log.warning(
+                "upstream %s is played by the built-in simulator; set %s to use a real one",
+                entry.name,
+                entry.variable,
+            )
 
 
 def rest_memory() -> None:

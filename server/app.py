@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Callable
@@ -19,20 +20,24 @@ from server.events.routes import add_event_routes
 from server.handlers import fan_out_handler
 from server.headers import Decorator
 from server.lifecycle import Lifecycle
-from server.lifespan import CIRCUITS, SESSION, resources
+from server.lifespan import ALONE, CIRCUITS, SESSION, Shared, resources
+from server.limiter import InFlightLimiter
 from server.loop_lag import LoopLag
 from server.openapi import Reply, document, problem
 from server.pages import add_pages
 from server.params import timeout_reader, timeout_schema
+from server.plain import PlainAnswers
 from server.reserve import Appointments
 from server.routes import Route, Table
 from server.settings import Settings
+from server.shedding import Gate, Refuser, Shedding
 from server.telemetry import Telemetry
 from strategies import Strategy
 
 ROUTES = Path(__file__).with_name("routes.toml")
 LIFECYCLE = web.AppKey("LIFECYCLE", Lifecycle)
 TELEMETRY = web.AppKey("TELEMETRY", Telemetry)
+SHEDDING = web.AppKey("SHEDDING", Shedding)
 MAX_BODY = 1024 * 1024
 
 
@@ -41,6 +46,7 @@ def create_app(
     table: Table,
     rng: random.Random | None = None,
     clock: Callable[[], float] = time.monotonic,
+    shared: Shared = ALONE,
 ) -> web.Application:
     """
     The whole application.
@@ -50,18 +56,29 @@ def create_app(
         rng: the luck of the built-in simulator.
         clock: the loop's clock in seconds. uvloop's own ``time()`` is that clock cut to milliseconds and
             as old as the turn of the loop; ``time.monotonic`` is the same clock, exact.
+        shared: what this process has in common with other workers.
     """
     rng = rng or random.Random(settings.simulator_seed)
     lifecycle, telemetry = Lifecycle(), Telemetry(CollectorRegistry())
-    lag = LoopLag(telemetry.loop_lag.observe, clock)
+    limiter = InFlightLimiter(rng)
+
+    def observe(seconds: float) -> None:
+        telemetry.loop_lag.observe(seconds)
+        limiter.sample(seconds)
+
+    lag = LoopLag(observe, clock)
     strategies: dict[str, Strategy[Any]] = {}
     app = web.Application(
         middlewares=[edge(lifecycle, telemetry, AccessLog(settings.access_log), clock)],
         client_max_size=MAX_BODY,
     )
     app[LIFECYCLE], app[TELEMETRY] = lifecycle, telemetry
-    decorate_all(app, Decorator(settings.cors_origins))
-    app.cleanup_ctx.append(resources(settings, table, strategies, telemetry, lag, lifecycle, rng, clock))
+    decorator = Decorator(settings.cors_origins)
+    decorate_all(app, decorator)
+    plain = PlainAnswers(decorator)
+    app.cleanup_ctx.append(
+        resources(settings, table, strategies, telemetry, lag, lifecycle, rng, clock, shared)
+    )
 
     asking = Asking(
         timeout_reader(settings.request_timeout),
@@ -74,7 +91,7 @@ def create_app(
         app.router.add_get(
             route.path,
             document(
-                fan_out_handler(route, strategies, asking),
+                fan_out_handler(route, strategies, asking, plain),
                 tag="work",
                 summary=route.summary,
                 query=query,
@@ -85,6 +102,19 @@ def create_app(
     if any(entry.name == EVENTS for entry in table.upstreams):
         add_event_routes(app, strategies, asking, query)
 
+    if settings.load_shedding == "on":
+        paths = [resource.canonical for resource in app.router.resources()]  # not the pages, which follow
+        app[SHEDDING] = Shedding(
+            Gate(limiter, lambda over: asyncio.get_running_loop().call_soon(over), rng),
+            limiter,
+            Refuser(Decorator(settings.cors_origins), settings.cors_origins, random.Random()),
+            paths,
+            settings.request_timeout,
+            telemetry.shed,
+            lambda: lifecycle.draining,
+        )
+        telemetry.watch_limit(lambda: limiter.limit)
+
     async def session_is_open() -> bool:
         return not app[SESSION].closed
 
@@ -93,6 +123,7 @@ def create_app(
         welcome=settings.welcome_message,
         lifecycle=lifecycle,
         telemetry=telemetry,
+        gather=shared.gather,
         checks={"session": session_is_open},
         upstreams=lambda: {
             entry.name: {

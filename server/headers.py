@@ -31,21 +31,25 @@ class Decorator:
 
     The CORS answer is present without an ``Origin`` too, because clients of the contract look for it there.
     With a list of origins the one that asks is named if it is on the list, else the first of the list.
+
+    Attributes:
+        common: the headers that are the same for every response.
+        same_for_all: whether there are no others but the request's id.
     """
 
     def __init__(self, origins: tuple[str, ...]) -> None:
         self._origins = origins
-        self._common = CIMultiDict(SECURITY)
-        self._common["Access-Control-Expose-Headers"] = EXPOSED
-        self._any_origin = "*" in origins
-        self._common["Access-Control-Allow-Origin"] = "*" if self._any_origin else origins[0]
-        if not self._any_origin:
-            self._common["Vary"] = "Origin"
+        self.common = CIMultiDict(SECURITY)
+        self.common["Access-Control-Expose-Headers"] = EXPOSED
+        self.same_for_all = "*" in origins
+        self.common["Access-Control-Allow-Origin"] = "*" if self.same_for_all else origins[0]
+        if not self.same_for_all:
+            self.common["Vary"] = "Origin"
 
     def __call__(self, response: web.StreamResponse, request_id: str, origin: str | None) -> None:
         """Decorate *response*, which answers the request *request_id* from a page of *origin*."""
         headers = response.headers
-        headers.update(self._common)
+        headers.update(self.common)
         headers["X-Request-Id"] = request_id
         if origin in self._origins:
             headers["Access-Control-Allow-Origin"] = origin

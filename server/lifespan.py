@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import Any, TypeAlias
 
 import aiohttp
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 
 from server.events.routes import event_strategies
 from server.lifecycle import Lifecycle
+from server.limiter import LimiterOptions
 from server.loop_lag import LoopLag
 from server.routes import Table, UpstreamEntry
 from server.settings import Settings
 from server.telemetry import Telemetry
-from strategies import Reaper, Strategy
+from strategies import Reaper, Strategy, value
+from upstream.breaker import LocalStore, Store
 from upstream.circuits import Circuits
 from upstream.session import PoolLimits, open_session
 from upstream.simulator.app import serve_simulator
@@ -28,9 +31,33 @@ from upstream.stack import Upstreams
 
 Context: TypeAlias = Callable[[web.Application], AsyncIterator[None]]
 
+LATE = LimiterOptions().late
 SESSION = web.AppKey("SESSION", aiohttp.ClientSession)
 REAPER = web.AppKey("REAPER", Reaper)
 CIRCUITS = web.AppKey("CIRCUITS", Circuits)
+
+
+async def _own(registry: CollectorRegistry) -> CollectorRegistry:
+    return registry
+
+
+@value
+class Shared:
+    """
+    What the workers of one server have in common; as it stands, a process that is alone.
+
+    Attributes:
+        store: makes the store of circuit number n.
+        simulator: where the built-in simulator is; None if it is to be started in this process.
+        gather: from this process's metrics to those of all.
+    """
+
+    store: Callable[[int], Store] = lambda number: LocalStore()
+    simulator: str | None = None
+    gather: Callable[[CollectorRegistry], Awaitable[CollectorRegistry]] = _own
+
+
+ALONE = Shared()
 
 
 def resources(
@@ -42,6 +69,7 @@ def resources(
     lifecycle: Lifecycle,
     rng: random.Random,
     clock: Callable[[], float],
+    shared: Shared,
 ) -> Context:
     """
     The application's one cleanup context: simulator, session, upstreams, strategies, in that order.
@@ -51,15 +79,20 @@ def resources(
 
     async def context(app: web.Application) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            specs = await _locate(table.upstreams, settings, rng, stack)
+            specs = await _locate(table.upstreams, settings, rng, stack, shared.simulator)
             session = open_session(_limits(settings), telemetry)
             stack.push_async_callback(session.close)
             reaper = Reaper(limit=settings.reaper_limit)
             stack.push_async_callback(reaper.aclose, within=1.0)
             telemetry.watch(reaper)
-            circuits = Circuits(specs, rng)
+            circuits = Circuits(specs, rng, shared.store)
             telemetry.watch_circuits(circuits, clock)
-            upstreams = Upstreams(session, specs, telemetry, circuits, clock, settings.fast_lane)
+
+            def calm() -> bool:
+                """What makes the limiter turn requests away is no time for extra attempts either."""
+                return lag.recent < LATE
+
+            upstreams = Upstreams(session, specs, telemetry, circuits, clock, settings.fast_lane, calm)
             stack.callback(upstreams.close)
             for route in table.routes:
                 strategies[route.name] = route.strategy(upstreams.fetch, reaper, route.options)
@@ -81,19 +114,32 @@ def _limits(settings: Settings) -> PoolLimits:
     )
 
 
+def simulated(settings: Settings, rng: random.Random) -> tuple[WorkModel, random.Random, EventService]:
+    """The models of the built-in simulator, with the *rng* that decides their luck."""
+    model = WorkModel(
+        parse_latency(settings.simulator_latency),
+        settings.simulator_failure,
+        settings.simulator_invalid,
+        settings.simulator_hang,
+    )
+    events = EventService(rng, settings.simulator_event_failure, settings.simulator_event_delay)
+    return model, rng, events
+
+
 async def _locate(
-    entries: Iterable[UpstreamEntry], settings: Settings, rng: random.Random, stack: AsyncExitStack
+    entries: Iterable[UpstreamEntry],
+    settings: Settings,
+    rng: random.Random,
+    stack: AsyncExitStack,
+    simulator: str | None,
 ) -> list[UpstreamSpec]:
-    """Where each upstream is; those without a URL are at the simulator, which is started if any need it."""
-    base = ""
-    if any(entry.url is None for entry in entries):
-        model = WorkModel(
-            parse_latency(settings.simulator_latency),
-            settings.simulator_failure,
-            settings.simulator_invalid,
-            settings.simulator_hang,
-        )
-        events = EventService(rng, settings.simulator_event_failure, settings.simulator_event_delay)
+    """
+    Where each upstream is; those without a URL are at the *simulator*, which is started if any need it and
+    nobody else has.
+    """
+    base = simulator or ""
+    if simulator is None and any(entry.url is None for entry in entries):
+        model, rng, events = simulated(settings, rng)
         base = await stack.enter_async_context(serve_simulator(model, rng, events=events))
     return [
         UpstreamSpec(

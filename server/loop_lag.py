@@ -1,7 +1,8 @@
 """How late the event loop is: the one delay that is ours and not the upstream's.
 
-A timer that should fire every 50 ms tells by how much it was late. The recent worst is part of what is kept
-back of a caller's timeout (`server.reserve`).
+A timer that should fire every 20 ms tells by how much it was late. The recent worst is part of what is kept
+back of a caller's timeout (`server.reserve`), and each lag moves the limit on what comes in
+(`server.limiter`).
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-PERIOD = 0.05
-DECAY = 0.93
+PERIOD = 0.02
+DECAY = 0.972
 """Per tick; the memory of a stall halves in half a second."""
 
 

@@ -11,6 +11,7 @@ import orjson
 from aiohttp import web
 from marshmallow import Schema
 from marshmallow import fields as f
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from server.exchange import EXCHANGE
@@ -59,6 +60,7 @@ def add_pages(
     welcome: str,
     lifecycle: Lifecycle,
     telemetry: Telemetry,
+    gather: Callable[[CollectorRegistry], Awaitable[CollectorRegistry]],
     checks: Mapping[str, Check],
     upstreams: Callable[[], Mapping[str, Any]],
 ) -> None:
@@ -66,6 +68,7 @@ def add_pages(
     Bind the routes of this module to *app*.
 
     Args:
+        gather: from this process's metrics to those that ``/metrics`` shows.
         checks: what ``/health`` asks, by name.
         upstreams: how each upstream stands now, for ``/ready``.
     """
@@ -92,7 +95,8 @@ def add_pages(
         request[EXCHANGE].route = "metrics"
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         # As a header, because aiohttp's content_type takes no parameters.
-        return web.Response(body=encode(telemetry.registry), headers={"Content-Type": content_type})
+        registry = await gather(telemetry.registry)
+        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
     @cache
     def openapi_json() -> bytes:

@@ -5,6 +5,7 @@ Every problem is reported at once, by the variable's name. Nothing else in the p
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -33,6 +34,7 @@ class Settings:
 
     host: str
     port: int
+    workers: int
     request_timeout: float
     access_log: str
     log_level: str
@@ -46,6 +48,7 @@ class Settings:
     reaper_limit: int
     fast_lane: bool
     event_fetch_concurrency: int
+    load_shedding: str
     breaker_failures: int
     breaker_window: float
     breaker_open_time: float
@@ -90,6 +93,17 @@ class _Switch(f.Boolean):
         self.error_messages["invalid"] = "Must be on or off."
 
 
+class _Workers(f.Integer):
+    """A whole number, or ``auto``: as many as there are cores that we may run on."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        return super()._deserialize(_cores() if value == "auto" else value, attr, data, **kwargs)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _latency(value: str) -> None:
     try:
         parse_latency(value)
@@ -115,6 +129,12 @@ class SettingsSchema(Schema):
         load_default=8000,
         validate=Range(0, 65535),
         metadata={"description": "Port to listen on; 0 picks a free one."},
+    )
+    workers = _Workers(
+        data_key="WORKERS",
+        load_default=1,
+        validate=Range(1, 256),
+        metadata={"description": "Processes that serve on the one port; ``auto``: one for each core."},
     )
     request_timeout = _Milliseconds(
         data_key="REQUEST_TIMEOUT_MS",
@@ -196,6 +216,12 @@ class SettingsSchema(Schema):
         load_default=100,
         validate=Range(1, 10_000),
         metadata={"description": "Events of one user that are fetched at once, at most."},
+    )
+    load_shedding = f.String(
+        data_key="LOAD_SHEDDING",
+        load_default="on",
+        validate=OneOf(["on", "off"]),
+        metadata={"description": "Refuse at once (503) what could not be answered in time; or take it all."},
     )
     breaker_failures = f.Integer(
         data_key="CIRCUIT_BREAKER_FAILURE_THRESHOLD",

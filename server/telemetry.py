@@ -35,6 +35,8 @@ SLACK = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30
 LAG = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
+NEVER_RAN = frozenset({"cancelled", "circuit_open", "over_budget", "shedding", "reaper_full"})
+"""Reasons whose durations say nothing about the upstream: cut short, or refused before a call was made."""
 STATES = (State.CLOSED, State.HALF_OPEN, State.OPEN)
 """In the order of the numbers that stand for them."""
 
@@ -158,6 +160,18 @@ class Telemetry:
             buckets=LAG,
             registry=registry,
         )
+        shed = Counter(
+            "hedgerow_shed",
+            "Requests refused for overload: limit, loop (it is behind) or age (they waited too long).",
+            ["reason"],
+            registry=registry,
+        )
+        self.shed = {reason: shed.labels(reason).inc for reason in ("limit", "loop", "age")}
+        self._in_flight_limit = Gauge(
+            "hedgerow_in_flight_limit",
+            "How many requests may be under way at once; 0 with load shedding off.",
+            registry=registry,
+        )
         self._losers = Gauge(
             "hedgerow_losers", "Lost attempts that are still winding down.", registry=registry
         )
@@ -186,7 +200,7 @@ class Telemetry:
         upstream, route = attempt.target.upstream, attempt.request.route
         self._in_flight(upstream).dec()
         self._attempts(upstream, route, reason).inc()
-        if reason != "cancelled":
+        if reason not in NEVER_RAN:
             self._attempt_seconds(upstream, route).observe(seconds)
 
     def connection(self, upstream: str, state: str) -> None:
@@ -213,6 +227,10 @@ class Telemetry:
     def watch_circuits(self, circuits: Circuits, clock: Callable[[], float]) -> None:
         """Show how each circuit stands."""
         self.registry.register(CircuitCollector(circuits, clock))
+
+    def watch_limit(self, limit: Callable[[], float]) -> None:
+        """Show how many requests may be under way."""
+        self._in_flight_limit.set_function(limit)
 
     def watch(self, reaper: Reaper) -> None:
         """Show how many losers the reaper holds."""

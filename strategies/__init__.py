@@ -1,10 +1,12 @@
 """How many attempts, where, when, and which outcome wins. Standard library only."""
 
+from strategies.adaptive import AdaptiveOptions, AdaptiveStrategy
 from strategies.all import AllOptions, AllStrategy
 from strategies.base import Fetch, NoOptions, Strategy
 from strategies.budget import Budget
 from strategies.collect import CollectStrategy
 from strategies.deadline import Deadline
+from strategies.delay import LatencyModel
 from strategies.fanout import FanOut
 from strategies.first import FirstStrategy
 from strategies.hedged import HedgedOptions, HedgedStrategy
@@ -27,6 +29,8 @@ from strategies.registry import build_options, change_options, find_named, find_
 from strategies.value import value
 
 __all__ = [
+    "AdaptiveOptions",
+    "AdaptiveStrategy",
     "AllOptions",
     "AllStrategy",
     "Answered",
@@ -42,6 +46,7 @@ __all__ = [
     "FirstStrategy",
     "HedgedOptions",
     "HedgedStrategy",
+    "LatencyModel",
     "NoOptions",
     "Outcome",
     "Reaper",

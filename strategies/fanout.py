@@ -76,17 +76,18 @@ class FanOut:
         self.expired = False
         """Whether the deadline came while something was still wanted."""
 
-    def start(self, target: Target, *, hedge: bool = False) -> None:
+    def start(self, target: Target, *, hedge: bool = False, optional: bool = False) -> None:
         """
         Start an attempt at *target*; with no time left, start nothing.
 
-        A *hedge* is refused, as a `Rejected` outcome, while the reaper is full of earlier losers.
+        A *hedge* is refused, as a `Rejected` outcome, while the reaper is full of earlier losers. One that is
+        *optional* may be refused by the upstream's budget as well.
         """
         now = self._loop.time()
         if self.expired or now >= self._deadline.at:
             self.expired = True
             return
-        attempt = Attempt(self._request, target, len(self._attempts), self._deadline, hedge)
+        attempt = Attempt(self._request, target, len(self._attempts), self._deadline, hedge, optional)
         self._attempts.append((attempt, now))
         if hedge and not self._reaper.allows_hedge():
             self._settle(Rejected(attempt, now, now, "reaper_full", "too many losers are still winding down"))

@@ -49,7 +49,8 @@ class Attempt:
     """
     One call to one target, numbered from 0 within its request.
 
-    *hedge* marks an attempt beyond those that the rule of the route always makes.
+    *hedge* marks an attempt beyond those that the rule of the route always makes, *optional* one that the
+    upstream's budget may refuse: the rule is kept without it.
     """
 
     request: Request
@@ -57,6 +58,7 @@ class Attempt:
     number: int
     deadline: Deadline
     hedge: bool = False
+    optional: bool = False
 
 
 @value
@@ -65,7 +67,8 @@ class Answered:
     The upstream answered in full; *verdict* says whether with anything of use, *reason* why not.
 
     *value* is the transport's answer. If it has a ``close`` method it owns something: whoever claims the
-    answer calls it, and `FanOut` calls it for answers that nobody claimed.
+    answer calls it, and `FanOut` calls it for answers that nobody claimed. *retry_after* is the pause in
+    seconds that the upstream asked for, if it did.
     """
 
     attempt: Attempt
@@ -75,6 +78,7 @@ class Answered:
     value: object
     reason: str = "success"
     detail: str = ""
+    retry_after: float | None = None
 
     def close(self) -> None:
         """Give back what the answer holds, if it holds anything."""

@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
+from strategies.adaptive import AdaptiveStrategy
 from strategies.all import AllStrategy
 from strategies.base import Strategy
 from strategies.collect import CollectStrategy
@@ -25,6 +26,7 @@ BUILT_IN: Mapping[str, type[Strategy[Any]]] = {
     "first": FirstStrategy,
     "hedged": HedgedStrategy,
     "collect": CollectStrategy,
+    "adaptive": AdaptiveStrategy,
 }
 
 

@@ -18,10 +18,13 @@ REPEATABLE = frozenset({"connect_error", "dns_error", "reset"})
 def retry(
     fetch: Fetch, budget: Budget, clock: Callable[[], float], retried: Callable[[Attempt], None]
 ) -> Fetch:
-    """*fetch*, tried again at most once. A method that changes something (not GET or HEAD) never is."""
+    """
+    *fetch*, tried again at most once. A method that changes something (not GET or HEAD) never is.
+
+    A second try draws on the *budget*; what fills it is `upstream.spare`, around this layer.
+    """
 
     async def trying(attempt: Attempt) -> Outcome:
-        budget.deposit()
         outcome = await fetch(attempt)
         if (
             isinstance(outcome, Failed)

@@ -20,6 +20,7 @@ from upstream.lease import Leases, can_lease
 from upstream.observe import AttemptObserver, observe
 from upstream.retry import retry
 from upstream.session import ConnectionObserver
+from upstream.spare import spare
 from upstream.spec import UpstreamSpec
 from upstream.transport import HttpTransport
 
@@ -44,13 +45,17 @@ def build_stack(
     observer: Observer,
     circuits: Circuits,
     clock: Callable[[], float],
+    calm: Callable[[], bool],
     lane: FastLane | None = None,
 ) -> Fetch:
     """The call to one upstream and all that stands around it, outermost first."""
-    layers: list[Layer] = []
+    budget = Budget()  # one per upstream: hedges and retries draw on it alike
+    layers: list[Layer] = [
+        # outside the retry: an ordinary attempt pays in once, however often it is tried
+        lambda fetch: spare(fetch, budget, calm, clock),
+    ]
     if spec.retry:
-        budget = Budget()
-        # outside all others, so that the second try is watched, admitted and bounded like the first
+        # outside what follows, so that the second try is watched, admitted and bounded like the first
         layers.append(lambda fetch: retry(fetch, budget, clock, observer.retried))
     layers.append(lambda fetch: observe(fetch, observer, clock))  # sees every outcome, refusals included
     if spec.breaker is not None:
@@ -75,6 +80,7 @@ class Upstreams:
         circuits: Circuits,
         clock: Callable[[], float],
         fast_lane: bool = False,
+        calm: Callable[[], bool] = lambda: True,
     ) -> None:
         self._lanes: list[FastLane] = []
         self._stacks: dict[str, Fetch] = {}
@@ -83,7 +89,7 @@ class Upstreams:
             if fast_lane and can_lease(session):
                 lane = FastLane(Leases(session, spec.url), spec, observer, clock)
                 self._lanes.append(lane)
-            self._stacks[spec.name] = build_stack(session, spec, observer, circuits, clock, lane)
+            self._stacks[spec.name] = build_stack(session, spec, observer, circuits, clock, calm, lane)
 
     def close(self) -> None:
         """Close the connections of the fast lanes. The session is closed by whoever opened it."""

@@ -86,10 +86,19 @@ def judge(spec: UpstreamSpec, attempt: Attempt, started: float, ended: float, an
         # A 4xx is the upstream's word on the request, not a sign that it is unwell.
         ours = 400 <= answer.status < 500 and answer.status not in (408, 429)
         verdict = Verdict.IGNORED if ours else Verdict.FAILURE
-        return Answered(attempt, started, ended, verdict, answer, "http_error", f"status {answer.status}")
+        detail = f"status {answer.status}"
+        return Answered(attempt, started, ended, verdict, answer, "http_error", detail, _pause(answer))
     if complaint := spec.accept(answer.body):
         return Answered(attempt, started, ended, Verdict.FAILURE, answer, "invalid_payload", complaint)
     return Answered(attempt, started, ended, Verdict.SUCCESS, answer)
+
+
+def _pause(answer: Answer) -> float | None:
+    """Seconds that a 429 or 503 asks us to wait; 0.0 for a date, which nobody reads more closely."""
+    text = answer.headers.get("Retry-After", "") if answer.status in (429, 503) else ""
+    if not text:
+        return None
+    return float(text) if text.isascii() and text.isdigit() else 0.0
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:

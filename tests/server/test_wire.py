@@ -14,11 +14,18 @@ from server.routes import load_table
 from server.serve import listen, serving
 from server.settings import load_settings
 
+GOOD_LUCK = {
+    "SIMULATOR_LATENCY": "constant:0",
+    "SIMULATOR_HANG": "0",
+    "SIMULATOR_FAILURE": "0",
+    "SIMULATOR_INVALID": "0",
+}
+
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
     """A server as it is run, on a port of loopback."""
-    settings = load_settings({"SIMULATOR_LATENCY": "constant:0", "SIMULATOR_HANG": "0"})
+    settings = load_settings(GOOD_LUCK)
     app = create_app(settings, load_table(ROUTES.read_text("utf-8"), {}))
     with listen("127.0.0.1", 0) as sock:
         async with serving(app, settings, sock):
@@ -94,3 +101,38 @@ async def test_pipelined_requests_are_answered_in_order(port: int) -> None:
     await writer.wait_closed()
     places = [answer.index(b"X-Request-Id: n%d\r\n" % n) for n in range(10)]
     assert places == sorted(places)
+
+
+async def test_an_answer_written_in_one_piece_has_the_head_of_any_other(port: int) -> None:
+    """The short way of a plain GET and the way of aiohttp (HTTP/1.0 takes it) differ in the version alone."""
+    heads = []
+    for version in (b"1.1", b"1.0"):
+        raw = b"GET /api/all HTTP/%b\r\nHost: x\r\nX-Request-Id: same\r\nConnection: close\r\n\r\n" % version
+        status, headers, body = await say(port, raw)
+        assert status == f"HTTP/{version.decode()} 200 OK"
+        assert body == b'[{"time": 0}, {"time": 0}]'
+        heads.append({**headers, "Date": "now", "Connection": "close"})
+    assert heads[0] == heads[1]
+
+
+async def test_head_has_the_head_alone(port: int) -> None:
+    """And the length of what a GET would have brought."""
+    raw = b"HEAD /api/first HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    status, headers, body = await say(port, raw)
+    assert (status, headers["Content-Length"], body) == ("HTTP/1.1 200 OK", "11", b"")
+
+
+async def test_a_kept_connection_serves_again_after_a_plain_answer(port: int) -> None:
+    """Two requests, one connection, two answers with their own ids."""
+    get = b"GET /api/first HTTP/1.1\r\nHost: x\r\nX-Request-Id: %b\r\n%b\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(get % (b"one", b""))
+    first = await reader.readuntil(b'{"time": 0}')
+    writer.write(get % (b"two", b"Connection: close\r\n"))
+    second = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert b"X-Request-Id: one\r\n" in first
+    assert b"Connection: close" not in first
+    assert b"X-Request-Id: two\r\n" in second
+    assert b"Connection: close\r\n" in second

@@ -13,6 +13,7 @@ from upstream.admission import admission
 from upstream.breaker import BreakerOptions, CircuitBreaker, State
 from upstream.call import Call
 from upstream.retry import retry
+from upstream.spare import spare
 
 
 def attempt(call: Call | None = None, timeout: float = 100.0) -> Attempt:
@@ -106,7 +107,8 @@ class TestRetry:
             await asyncio.sleep(0.1)
             return Failed(given, 0.0, clock(), reason)
 
-        await retry(fetch, budget, clock, lambda _: None)(attempt(call, timeout))
+        tried = retry(fetch, budget, clock, lambda _: None)
+        await spare(tried, budget, lambda: True, clock)(attempt(call, timeout))
         return calls
 
     @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from server.app import ROUTES
 from server.routes import load_table
 from server.settings import ConfigError
-from strategies import HedgedOptions, HedgedStrategy
+from strategies import AdaptiveOptions, AdaptiveStrategy, HedgedOptions, HedgedStrategy
 
 GOOD = """
 [upstream.work]
@@ -28,13 +28,14 @@ def problems_of(text: str) -> list[str]:
 
 
 def test_the_shipped_table() -> None:
-    """Four routes over one upstream, which the simulator plays while its variable is not set."""
+    """Five routes over one upstream, which the simulator plays while its variable is not set."""
     table = load_table(ROUTES.read_text("utf-8"), {})
     assert [route.path for route in table.routes] == [
         "/api/all",
         "/api/first",
         "/api/within-timeout",
         "/api/smart",
+        "/api/adaptive",
     ]
     assert [(one.name, one.url, one.variable) for one in table.upstreams] == [
         ("work", None, "WORK_API_URL"),
@@ -43,6 +44,9 @@ def test_the_shipped_table() -> None:
     smart = table.routes[3]
     assert (smart.strategy, smart.options) == (HedgedStrategy, HedgedOptions(delay=0.3))
     assert len(smart.targets) == 3
+    adaptive = table.routes[4]
+    assert (adaptive.strategy, adaptive.options) == (AdaptiveStrategy, AdaptiveOptions())
+    assert (len(adaptive.targets), adaptive.render, adaptive.on_failure) == (3, smart.render, 503)
 
 
 def test_a_url_from_the_environment() -> None:
