@@ -102,7 +102,7 @@ def create_app(
     if any(entry.name == EVENTS for entry in table.upstreams):
         add_event_routes(app, strategies, asking, query)
 
-    if settings.load_shedding == "on":
+    if settings.load_shedding:
         paths = [resource.canonical for resource in app.router.resources()]  # not the pages, which follow
         app[SHEDDING] = Shedding(
             Gate(limiter, lambda over: asyncio.get_running_loop().call_soon(over), rng),

@@ -48,7 +48,7 @@ class Settings:
     reaper_limit: int
     fast_lane: bool
     event_fetch_concurrency: int
-    load_shedding: str
+    load_shedding: bool
     breaker_failures: int
     breaker_window: float
     breaker_open_time: float
@@ -217,11 +217,12 @@ class SettingsSchema(Schema):
         validate=Range(1, 10_000),
         metadata={"description": "Events of one user that are fetched at once, at most."},
     )
-    load_shedding = f.String(
+    load_shedding = _Switch(
         data_key="LOAD_SHEDDING",
-        load_default="on",
-        validate=OneOf(["on", "off"]),
-        metadata={"description": "Refuse at once (503) what could not be answered in time; or take it all."},
+        load_default=False,
+        metadata={
+            "description": "Refuse at once (503) what could not be answered in time; off: take it all."
+        },
     )
     breaker_failures = f.Integer(
         data_key="CIRCUIT_BREAKER_FAILURE_THRESHOLD",

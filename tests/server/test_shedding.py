@@ -84,7 +84,13 @@ async def serve() -> AsyncIterator[Serve]:
 
         async def start(**environ: str) -> Server:
             quiet = {"SIMULATOR_FAILURE": "0", "SIMULATOR_INVALID": "0", "SIMULATOR_HANG": "0"}
-            given = {"SIMULATOR_LATENCY": "constant:1", "DRAIN_DELAY_MS": "0", **quiet, **environ}
+            given = {
+                "LOAD_SHEDDING": "on",
+                "SIMULATOR_LATENCY": "constant:1",
+                "DRAIN_DELAY_MS": "0",
+                **quiet,
+                **environ,
+            }
             settings = load_settings(given)
             app = create_app(settings, load_table(ROUTES.read_text("utf-8"), {}))
             sock = stack.enter_context(listen("127.0.0.1", 0))
