@@ -40,7 +40,7 @@ def timeout_schema(maximum: float) -> type[Schema]:
     longest = round(maximum * 1000)
     description = f"Milliseconds within which the answer is complete at the caller; {longest} without it."
     return Schema.from_dict(
-        {"timeout": Timeout(maximum, metadata={"description": description, "example": 500})},
+        {"timeout": Timeout(maximum, metadata={"description": description, "example": 1000})},
         name="TimeoutQuery",
     )
 

@@ -8,7 +8,8 @@ from marshmallow.validate import Length, Regexp
 
 from server.openapi import ProblemSchema
 
-USER_ID = Regexp(r"[A-Za-z0-9_-]{1,64}\Z", error="Must be 1 to 64 letters, digits, '-' and '_'.")
+# The document shows the pattern to JavaScript too, which has no \Z; and Python's $ lets a line feed through.
+USER_ID = Regexp(r"^[A-Za-z0-9_-]{1,64}(?![\s\S])", error="Must be 1 to 64 letters, digits, '-' and '_'.")
 
 
 class AddEventSchema(Schema):

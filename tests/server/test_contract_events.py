@@ -191,7 +191,19 @@ class TestEventsOfUser:
 
     @pytest.mark.parametrize(
         "user",
-        ["..%2f", "..%2f..%2fgetUsers", "%00", "a%20b", "a%2Fb", "%2e%2e", "%C3%A9", "a" * 65, "1;2", "%ff"],
+        [
+            "..%2f",
+            "..%2f..%2fgetUsers",
+            "%00",
+            "a%20b",
+            "a%2Fb",
+            "%2e%2e",
+            "%C3%A9",
+            "a" * 65,
+            "1;2",
+            "%ff",
+            "1%0A",
+        ],
     )
     async def test_a_user_id_that_cannot_be_one(
         self, client: Client, service: EventService, user: str
