@@ -168,6 +168,20 @@ def alive(pids: set[int]) -> set[int]:
     return found
 
 
+async def ended(pids: set[int]) -> None:
+    """Wait until all of *pids* have ended. The pipe they shared closes a moment before that."""
+    loop = asyncio.get_running_loop()
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            descriptor, over = os.pidfd_open(pid), asyncio.Event()
+            loop.add_reader(descriptor, over.set)
+            try:
+                await asyncio.wait_for(over.wait(), 20)
+            finally:
+                loop.remove_reader(descriptor)
+                os.close(descriptor)
+
+
 def children(pid: int) -> set[int]:
     """The processes that *pid* has started and that run."""
     return alive(set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())))
@@ -392,6 +406,7 @@ async def test_workers_end_when_their_parent_is_killed() -> None:
         server.process.kill()
         assert server.process.stderr is not None
         await server.process.stderr.read()  # ends when the last of them has let go of it
+        await ended(family)
         assert alive(family) == set()
 
 
