@@ -78,7 +78,7 @@ async def test_while_the_name_is_looked_up(session: aiohttp.ClientSession, serve
         await within(silent.asked.wait())
         await turns()
         await give_up(attempt)
-        assert acquired(session) == 0
+        await until(lambda: acquired(session) == 0)
     assert silent.lookups == 1
     body_of(await ask(session, upstream.url))
     await session.close()
@@ -94,7 +94,7 @@ async def test_before_the_connection_stands(session: aiohttp.ClientSession, serv
     await turns()
     await give_up(attempt)
     await within(upstream.gone.wait())
-    assert acquired(session) == 0
+    await until(lambda: acquired(session) == 0)
     body_of(await ask(session, upstream.url))
 
 
@@ -108,7 +108,7 @@ async def test_after_the_request_was_sent(
     await until(lambda: len(upstream.requests) == 1)
     await turns()
     await give_up(attempt)
-    assert acquired(session) == 0
+    await until(lambda: acquired(session) == 0)
     await within(upstream.gone.wait())
     body_of(await ask(session, upstream.url))
     assert upstream.connections == 2
@@ -125,7 +125,7 @@ async def test_in_the_very_turn_in_which_the_answer_came(
         attempt.cancel()
         await asyncio.wait([attempt], timeout=PATIENCE)
         assert attempt.cancelled() or body_of(attempt.result())
-        assert acquired(session) == 0
+        await until(lambda: acquired(session) == 0)
     body_of(await ask(session, upstream.url))
 
 
@@ -145,7 +145,7 @@ class TestWaitingForASlot:
             assert acquired(session) == 1
             assert not holding.done()
             await give_up(holding)
-            assert acquired(session) == 0
+            await until(lambda: acquired(session) == 0)
             body_of(await ask(session, upstream.url))
 
     async def test_the_waiting_one_is_given_up_as_its_turn_comes(
@@ -163,5 +163,5 @@ class TestWaitingForASlot:
             waiting[0].cancel()
             await asyncio.wait(waiting, timeout=PATIENCE)
             body_of(waiting[1].result())
-            assert acquired(session) == 0
+            await until(lambda: acquired(session) == 0)
             body_of(await ask(session, upstream.url))
