@@ -42,7 +42,7 @@ class TestAll:
     async def test_one_unfinished_at_the_timeout_is_500(self, client: Client, upstream: Upstream) -> None:
         """A success in hand does not help."""
         upstream.plays(A, "hang")
-        status, body = await ask(client, "/api/all?timeout=50")
+        status, body = await ask(client, "/api/all?timeout=800")
         assert (status, body["code"]) == (500, "timeout")
         assert sorted(one["outcome"] for one in body["attempts"]) == ["success", "timeout"]
 
@@ -77,7 +77,7 @@ class TestWithinTimeout:
     async def test_what_arrived_in_time(self, client: Client, upstream: Upstream) -> None:
         """The silent one is left out at the timeout."""
         upstream.plays(A, "hang")
-        assert await ask(client, "/api/within-timeout?timeout=50") == (200, [{"time": 200}])
+        assert await ask(client, "/api/within-timeout?timeout=800") == (200, [{"time": 200}])
 
     async def test_nothing_in_time_is_an_empty_array(self, client: Client, upstream: Upstream) -> None:
         """There is no error on this route."""
