@@ -84,7 +84,7 @@ def resources(
             stack.push_async_callback(session.close)
             reaper = Reaper(limit=settings.reaper_limit)
             stack.push_async_callback(reaper.aclose, within=1.0)
-            telemetry.watch(reaper)
+            telemetry.watch(reaper, clock)
             circuits = Circuits(specs, rng, shared.store)
             telemetry.watch_circuits(circuits, clock)
 

@@ -175,6 +175,9 @@ class Telemetry:
         self._losers = Gauge(
             "hedgerow_losers", "Lost attempts that are still winding down.", registry=registry
         )
+        self._zombies = Gauge(
+            "hedgerow_zombies", "Lost attempts that have not ended for 5 s.", registry=registry
+        )
         # A child is looked up by its labels under a lock; remembering it halves what a count costs.
         self._attempts = cache(lambda *labels: attempts.labels(*labels))
         self._attempt_seconds = cache(lambda *labels: attempt_seconds.labels(*labels))
@@ -232,6 +235,7 @@ class Telemetry:
         """Show how many requests may be under way."""
         self._in_flight_limit.set_function(limit)
 
-    def watch(self, reaper: Reaper) -> None:
-        """Show how many losers the reaper holds."""
+    def watch(self, reaper: Reaper, clock: Callable[[], float]) -> None:
+        """Show how many losers the reaper holds, and how many of them will not end."""
         self._losers.set_function(lambda: reaper.pending)
+        self._zombies.set_function(lambda: reaper.zombies(clock()))
