@@ -175,7 +175,6 @@ class CircuitBreaker:
         options: when to trip and how long to stay open.
         rng: decides the jitter.
         store: keeps the memory.
-        on_change: told each change of state that this process made, after it has happened.
 
     Attributes:
         refusals: calls refused so far.
@@ -187,12 +186,11 @@ class CircuitBreaker:
         options: BreakerOptions,
         rng: random.Random,
         store: Store | None = None,
-        on_change: Listener | None = None,
     ) -> None:
         self._options = options
         self._rng = rng
         self._store = store or LocalStore()
-        self._listeners: list[Listener] = [on_change] if on_change else []
+        self._listeners: list[Listener] = []
         self._calls: deque[tuple[float, bool]] = deque()
         """Recent calls of this process and whether they failed; only the ratio rule keeps them."""
         self._changes: deque[tuple[State, State, float]] = deque()
@@ -200,7 +198,7 @@ class CircuitBreaker:
         self.entered = dict.fromkeys(State, 0)
 
     def listen(self, listener: Listener) -> None:
-        """Tell *listener* each change of state from now on."""
+        """Tell *listener* each change of state that this process makes from now on, after it has happened."""
         self._listeners.append(listener)
 
     def state(self, now: float) -> State:
