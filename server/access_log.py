@@ -8,8 +8,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from aiohttp import web
-
 from server.errors import describe
 from server.exchange import Exchange
 
@@ -28,14 +26,14 @@ class AccessLog:
     def __init__(self, mode: str) -> None:
         self._least = {"all": 0, "errors": 400, "off": 1000}[mode]
 
-    def __call__(self, request: web.Request, exchange: Exchange, status: int, seconds: float) -> None:
+    def __call__(self, exchange: Exchange, method: str, path: str, status: int, seconds: float) -> None:
         """Write the line, if the mode wants it."""
         if status < self._least or (exchange.route in QUIET and status < 400):
             return
         line: dict[str, Any] = {
             "requestId": exchange.id,
-            "method": request.method,
-            "path": request.rel_url.raw_path,
+            "method": method,
+            "path": path,
             "route": exchange.route,
             "status": status,
             "outcome": exchange.reason,

@@ -14,10 +14,11 @@ from prometheus_client import CollectorRegistry
 
 from server.access_log import AccessLog
 from server.asking import Asking
-from server.edge import decorate_all, edge
+from server.direct import Direct
+from server.edge import Edge, decorate_all, middleware
 from server.events.handlers import UPSTREAM as EVENTS
 from server.events.routes import add_event_routes
-from server.handlers import fan_out_handler
+from server.handlers import FanOutHandler
 from server.headers import Decorator
 from server.lifecycle import Lifecycle
 from server.lifespan import ALONE, CIRCUITS, SESSION, Shared, resources
@@ -38,6 +39,7 @@ ROUTES = Path(__file__).with_name("routes.toml")
 LIFECYCLE = web.AppKey("LIFECYCLE", Lifecycle)
 TELEMETRY = web.AppKey("TELEMETRY", Telemetry)
 SHEDDING = web.AppKey("SHEDDING", Shedding)
+DIRECT = web.AppKey("DIRECT", Direct)
 MAX_BODY = 1024 * 1024
 
 
@@ -68,14 +70,11 @@ def create_app(
 
     lag = LoopLag(observe, clock)
     strategies: dict[str, Strategy[Any]] = {}
-    app = web.Application(
-        middlewares=[edge(lifecycle, telemetry, AccessLog(settings.access_log), clock)],
-        client_max_size=MAX_BODY,
-    )
+    edge = Edge(telemetry, AccessLog(settings.access_log), clock)
+    app = web.Application(middlewares=[middleware(edge, lifecycle)], client_max_size=MAX_BODY)
     app[LIFECYCLE], app[TELEMETRY] = lifecycle, telemetry
     decorator = Decorator(settings.cors_origins)
     decorate_all(app, decorator)
-    plain = PlainAnswers(decorator)
     app.cleanup_ctx.append(
         resources(settings, table, strategies, telemetry, lag, lifecycle, rng, clock, shared)
     )
@@ -87,11 +86,13 @@ def create_app(
         clock,
     )
     query = timeout_schema(settings.request_timeout)
+    handlers = {route.path: FanOutHandler(route, strategies, asking) for route in table.routes}
+    app[DIRECT] = Direct(handlers, PlainAnswers(decorator), edge, lifecycle)
     for route in table.routes:
         app.router.add_get(
             route.path,
             document(
-                fan_out_handler(route, strategies, asking, plain),
+                handlers[route.path].for_aiohttp(),
                 tag="work",
                 summary=route.summary,
                 query=query,
@@ -107,11 +108,10 @@ def create_app(
         app[SHEDDING] = Shedding(
             Gate(limiter, lambda over: asyncio.get_running_loop().call_soon(over), rng),
             limiter,
-            Refuser(Decorator(settings.cors_origins), settings.cors_origins, random.Random()),
+            Refuser(decorator, settings.cors_origins),
             paths,
             settings.request_timeout,
-            telemetry.shed,
-            lambda: lifecycle.draining,
+            telemetry.refused,
         )
         telemetry.watch_limit(lambda: limiter.limit)
 

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 from aiohttp import web
-from prometheus_async.aio import track_inprogress
 
 from server.exchange import EXCHANGE, Exchange
 from server.reserve import Appointments
 from server.telemetry import Telemetry
 from strategies import Deadline, Request, Result, Strategy
+
+
+class Due:
+    """A context manager: inside it an appointment is kept, and its value is the deadline that it makes."""
+
+    __slots__ = ("_appointments", "_deadline", "_slot")
+
+    def __init__(self, appointments: Appointments, at: float, seconds: float) -> None:
+        self._appointments = appointments
+        latest, self._slot = appointments.take(at, seconds)
+        self._deadline = Deadline(latest)
+
+    def __enter__(self) -> Deadline:
+        return self._deadline
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._appointments.give_back(self._slot)
 
 
 class Asking:
@@ -35,26 +53,25 @@ class Asking:
         self._telemetry = telemetry
         self.clock = clock
 
-    @contextmanager
-    def due(self, request: web.Request, exchange: Exchange) -> Iterator[Deadline]:
+    def due(self, query: str, exchange: Exchange) -> Due:
         """When the strategies of this request must have ended. Raises a `Problem` for a bad ``timeout``."""
-        seconds = self._timeout_of(request.rel_url.raw_query_string)
+        seconds = self._timeout_of(query)
         exchange.due = Deadline(exchange.arrived + seconds)
-        at, slot = self._appointments.take(exchange.due.at, seconds)
-        try:
-            yield Deadline(at)
-        finally:
-            self._appointments.give_back(slot)
+        return Due(self._appointments, exchange.due.at, seconds)
 
     async def ask(
         self, exchange: Exchange, strategy: Strategy[Any], request: Request, due: Deadline
     ) -> Result:
         """Run *strategy*, and note what it came to."""
-        in_flight = self._telemetry.in_flight(request.route)
-        result = await track_inprogress(in_flight, strategy.execute(request, due))
+        telemetry = self._telemetry
+        telemetry.asking(request.route)
+        try:
+            result = await strategy.execute(request, due)
+        finally:
+            telemetry.asked(request.route)
         exchange.outcomes += result.outcomes
         exchange.winner = result.winner
-        self._telemetry.fan_out(request.route, result, exchange.due.at - self.clock())
+        telemetry.fan_out(request.route, result, exchange.due.at - self.clock())
         return result
 
 

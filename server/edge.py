@@ -1,6 +1,7 @@
 """What every request passes on its way in and out: an id, an arrival time, one form for errors, one log line.
 
 It is one middleware, not five: each one on the way costs every request, and their order would be a riddle.
+Requests that aiohttp never sees (`server.direct`) are told to the same `Edge`.
 """
 
 from __future__ import annotations
@@ -28,31 +29,61 @@ GONE = 499
 """The status in metrics and log for a caller who went away before the answer (nginx's convention)."""
 
 
-def edge(
-    lifecycle: Lifecycle, telemetry: Telemetry, access_log: AccessLog, clock: Callable[[], float]
-) -> Middleware:
-    """The middleware around every handler; *clock* is the loop's, to the microsecond."""
+class Edge:
+    """
+    Args:
+        clock: the loop's, to the microsecond.
+    """
+
+    def __init__(self, telemetry: Telemetry, access_log: AccessLog, clock: Callable[[], float]) -> None:
+        self._telemetry = telemetry
+        self._access_log = access_log
+        self.clock = clock
+
+    def problem(self, error: Exception, exchange: Exchange) -> Problem:
+        """The problem that a handler's *error* comes to; one that nobody meant is a bug, and is logged."""
+        if isinstance(error, Problem):
+            problem = error
+        elif isinstance(error, web.HTTPException):
+            problem = from_http(error)
+        else:
+            log.error("a bug: the request %s failed", exchange.id, exc_info=error)
+            problem = Problem(500, "internal", "An unexpected error occurred.")
+        exchange.reason = problem.code
+        return problem
+
+    def left(self, exchange: Exchange, method: str, path: str, status: int) -> None:
+        """The request has been answered with *status*, or its caller is `GONE`."""
+        if status == GONE:
+            exchange.reason = "caller_gone"
+        seconds = self.clock() - exchange.arrived
+        self._telemetry.response(exchange.route, status, exchange.reason, seconds)
+        self._access_log(exchange, method, path, status, seconds)
+
+
+def middleware(edge: Edge, lifecycle: Lifecycle) -> Middleware:
+    """The middleware around every handler."""
 
     @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        exchange = Exchange(request.headers.get("X-Request-Id"), _arrival(request, clock()))
+    async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
+        exchange = Exchange(request.headers.get("X-Request-Id"), _arrival(request, edge.clock()))
         request[EXCHANGE] = exchange
-        status = GONE
+        path, status = request.rel_url.raw_path, GONE
         try:
-            response = preflight() if is_preflight(request) else await _answer(request, handler, exchange)
+            response = preflight() if is_preflight(request) else await handler(request)
             status = response.status
-            if lifecycle.draining:
-                response.force_close()
-            return response
         except asyncio.CancelledError:
-            exchange.reason = "caller_gone"
             raise
+        except Exception as error:
+            response = respond(edge.problem(error, exchange), exchange.id, path)
+            status = response.status
         finally:
-            seconds = clock() - exchange.arrived
-            telemetry.response(exchange.route, status, exchange.reason, seconds)
-            access_log(request, exchange, status, seconds)
+            edge.left(exchange, request.method, path, status)
+        if lifecycle.draining:
+            response.force_close()
+        return response
 
-    return middleware
+    return around
 
 
 def _arrival(request: web.Request, now: float) -> float:
@@ -61,21 +92,6 @@ def _arrival(request: web.Request, now: float) -> float:
     if isinstance(protocol, EdgeProtocol) and now - protocol.arrived < OLDEST:
         return protocol.arrived
     return now
-
-
-async def _answer(request: web.Request, handler: Handler, exchange: Exchange) -> web.StreamResponse:
-    """The handler's response, or the problem document for what it raised."""
-    try:
-        return await handler(request)
-    except Problem as raised:
-        problem = raised
-    except web.HTTPException as raised:
-        problem = from_http(raised)
-    except Exception:
-        log.exception("a bug: the request %s failed", exchange.id)
-        problem = Problem(500, "internal", "An unexpected error occurred.")
-    exchange.reason = problem.code
-    return respond(problem, exchange.id, request.rel_url.raw_path)
 
 
 def decorate_all(app: web.Application, decorator: Decorator) -> None:

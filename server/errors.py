@@ -90,10 +90,10 @@ def _since(arrived: float, moment: float) -> int:
     return max(0, round((moment - arrived) * 1000))
 
 
-def respond(problem: Problem, request_id: str, instance: str) -> web.Response:
-    """The response that tells *problem*. *instance* is the path that was asked for."""
+def document(problem: Problem, request_id: str, instance: str) -> bytes:
+    """The JSON that tells *problem*. *instance* is the path that was asked for."""
     title = HTTPStatus(problem.status).phrase
-    document = {
+    members = {
         "type": "about:blank",
         "title": title,
         "status": problem.status,
@@ -105,8 +105,16 @@ def respond(problem: Problem, request_id: str, instance: str) -> web.Response:
         "requestId": request_id,
         **problem.members,
     }
+    return orjson.dumps(members)
+
+
+def respond(problem: Problem, request_id: str, instance: str) -> web.Response:
+    """The response that tells *problem*."""
     return web.Response(
-        body=orjson.dumps(document), status=problem.status, content_type=MEDIA_TYPE, headers=problem.headers
+        body=document(problem, request_id, instance),
+        status=problem.status,
+        content_type=MEDIA_TYPE,
+        headers=problem.headers,
     )
 
 

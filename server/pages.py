@@ -11,6 +11,7 @@ import orjson
 from aiohttp import web
 from marshmallow import Schema
 from marshmallow import fields as f
+from prometheus_async.aio import time as timed
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
@@ -95,7 +96,7 @@ def add_pages(
         request[EXCHANGE].route = "metrics"
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         # As a header, because aiohttp's content_type takes no parameters.
-        registry = await gather(telemetry.registry)
+        registry = await timed(telemetry.scrape_seconds, gather(telemetry.registry))
         return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
     @cache

@@ -1,9 +1,8 @@
-"""The answer that nearly every caller gets, a 200 with JSON, with its head written in one piece.
+"""Whole answers as bytes, head and all: a success with JSON, and a problem, for whoever writes them itself.
 
-aiohttp builds a head anew each time: a multidict, a signal, a writer that joins it all. Of the head
-of a successful answer only the length, the date and the request's id ever change, so the rest is rendered
-once. Anything else (errors, HEAD, HTTP/1.0, CORS for a list of origins) takes aiohttp's way; a test holds the
-two to the same head.
+aiohttp builds a head anew each time: a multidict, a signal, a writer that joins it all. Of the head of an
+answer only the length, the date and the request's id ever change, so the rest is rendered once. A test holds
+these to the heads that aiohttp makes.
 """
 
 from __future__ import annotations
@@ -11,72 +10,56 @@ from __future__ import annotations
 import time
 from email.utils import formatdate
 from functools import lru_cache
-from typing import cast
+from http import HTTPStatus
 
-from aiohttp import web
-
+from server.errors import MEDIA_TYPE, Problem, document
 from server.headers import Decorator
 
 
 @lru_cache(maxsize=2)
-def _date(second: int) -> bytes:
+def date(second: int) -> bytes:
     """The ``Date`` of a whole second of wall-clock time."""
     return formatdate(second, usegmt=True).encode("ascii")
 
 
-class PlainAnswer:
-    """
-    What aiohttp's connection handler asks of a response, and no more.
-    """
-
-    __slots__ = ("_body", "_head", "_id", "keep_alive", "status")
-
-    def __init__(self, head: bytes, request_id: str, body: bytes) -> None:
-        self._head = head
-        self._id = request_id
-        self._body = body
-        self.status = 200
-        self.keep_alive: bool | None = None
-
-    def force_close(self) -> None:
-        """Close the connection after this answer."""
-        self.keep_alive = False
-
-    async def prepare(self, request: web.Request) -> None:
-        """Write it, whole."""
-        if self.keep_alive is None:
-            self.keep_alive = request.keep_alive
-        if request.transport is None:
-            raise ConnectionResetError("the caller has gone")
-        connection = b"" if self.keep_alive else b"Connection: close\r\n"
-        request.transport.write(
-            b"%bContent-Length: %d\r\nDate: %b\r\n%bX-Request-Id: %b\r\n\r\n%b"
-            % (
-                self._head,
-                len(self._body),
-                _date(int(time.time())),
-                connection,
-                self._id.encode("ascii"),
-                self._body,
-            )
-        )
-
-    async def write_eof(self) -> None:
-        """Nothing is left to write."""
-
-
 class PlainAnswers:
     """
-    Makes `PlainAnswer`s with the common headers of *decorator*.
+    Makes answers with the common headers of *decorator*.
+
+    Attributes:
+        fit: whether the headers are the same for every caller; otherwise aiohttp has to answer.
     """
 
     def __init__(self, decorator: Decorator) -> None:
-        fields = "".join(f"{name}: {text}\r\n" for name, text in decorator.common.items())
-        self._head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{fields}".encode("latin-1")
-        self._same_for_all = decorator.same_for_all
+        self._common = "".join(f"{name}: {text}\r\n" for name, text in decorator.common.items())
+        self._heads: dict[int, bytes] = {}
+        self._success = self._head(200, "application/json")
+        self.fit = decorator.same_for_all
 
-    def json(self, request: web.Request, request_id: str, body: bytes) -> web.StreamResponse:
-        """A 200 with *body*, by the short way if *request* is a plain one."""
-        if self._same_for_all and request.method == "GET" and request.version == (1, 1):
-            return cast(web.StreamResponse, PlainAnswer(self._head, request_id, body))
-        return web.Response(body=body, content_type="application/json")
+    def success(self, request_id: str, body: bytes, last: bool) -> bytes:
+        """A 200 with *body*; if it is the *last* answer on its connection, it says so."""
+        return _whole(self._success, b"", request_id, body, last)
+
+    def problem(self, problem: Problem, request_id: str, path: str, last: bool) -> bytes:
+        """The document of *problem*, with its headers."""
+        head = self._heads.get(problem.status)
+        if head is None:
+            head = self._heads[problem.status] = self._head(problem.status, MEDIA_TYPE)
+        more = "".join(f"{name}: {text}\r\n" for name, text in problem.headers.items()).encode("latin-1")
+        return _whole(head, more, request_id, document(problem, request_id, path), last)
+
+    def _head(self, status: int, media_type: str) -> bytes:
+        first = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: {media_type}\r\n"
+        return (first + self._common).encode("latin-1")
+
+
+def _whole(head: bytes, more: bytes, request_id: str, body: bytes, last: bool) -> bytes:
+    return b"%b%bContent-Length: %d\r\nDate: %b\r\n%bX-Request-Id: %b\r\n\r\n%b" % (
+        head,
+        more,
+        len(body),
+        date(int(time.time())),
+        b"Connection: close\r\n" if last else b"",
+        request_id.encode("ascii"),
+        body,
+    )

@@ -21,10 +21,11 @@ from itertools import islice
 
 from aiohttp import web
 
-from server.app import LIFECYCLE, SHEDDING, TELEMETRY
+from server.app import DIRECT, LIFECYCLE, SHEDDING, TELEMETRY
+from server.front import front
 from server.headers import Decorator
 from server.lifecycle import Lifecycle
-from server.protocol import EdgeProtocol, protocol_factory
+from server.protocol import EdgeProtocol
 from server.settings import Settings
 
 log = logging.getLogger("hedgerow.server")
@@ -141,11 +142,13 @@ async def serving(
     try:
         assert runner.server is not None  # noqa: S101 - setup() made it
         farewell = Farewell(runner.server, app[LIFECYCLE])
-        factory = protocol_factory(
+        factory = front(
             runner.server,
             Decorator(settings.cors_origins),
             app[TELEMETRY],
+            app[DIRECT],
             app.get(SHEDDING),
+            app[LIFECYCLE],
             access_log=None,
             keepalive_timeout=KEEPALIVE,
         )

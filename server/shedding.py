@@ -11,16 +11,15 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
-from email.utils import formatdate
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
-
-from aiohttp import web
 
 from server.errors import Problem, respond
 from server.exchange import Exchange
+from server.head import REQUEST_ID, Head
 from server.headers import Decorator
 from server.limiter import RETRY_AFTER, InFlightLimiter, refusals
+from server.plain import date
 from upstream.admission import Permit, Refusal
 
 CallSoon: TypeAlias = Callable[[Callable[[], None]], object]
@@ -98,17 +97,8 @@ class Gate:
         return permit
 
 
-HEAD = re.compile(
-    rb"GET (/[A-Za-z0-9/._~-]*)(?:\?[!-~]*)? HTTP/1\.1"
-    rb"(\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n\0]*\r\n)*)\r\n"
-)
-"""A plain head: a path that needs no escaping anywhere, and whole header lines."""
-ODD = re.compile(
-    rb"\r\n(?:content-length|transfer-encoding|expect|upgrade):|\r\nconnection:[^\r]*(?:close|upgrade)"
-)
-"""What a head in lower case may not have, to be answered here: a body, or a say in the connection."""
-ID, ORIGIN = b"\r\nx-request-id:", b"\r\norigin:"
-TIMEOUT = re.compile(rb"[?&]timeout=([0-9]{1,9})[& ]")
+ORIGIN = b"\r\norigin:"
+_TIMEOUT = re.compile(r"(?:^|&)timeout=([0-9]{1,9})(?:&|$)")
 MARK = "mark"
 """Stands in an answer for what differs from one to the next."""
 
@@ -119,57 +109,24 @@ class Refuser:
 
     Args:
         origins: whose pages may be told apart, as in ``CORS_ORIGINS``.
-        rng: the luck in new ids; of its own, for two servers with one seed must not make the same ids.
     """
 
-    def __init__(self, decorator: Decorator, origins: Iterable[str], rng: random.Random) -> None:
-        self._bits = rng.getrandbits
+    def __init__(self, decorator: Decorator, origins: Iterable[str]) -> None:
         known = [origin for origin in origins if origin != "*"]
         self._tells_origins = bool(known)
         self._templates = {
-            (seconds, origin.encode()): _template(seconds, origin, decorator)
+            (seconds, origin): _template(seconds, origin, decorator)
             for seconds in RETRY_AFTER
             for origin in ("", *known)
         }
-        self._date = (0, b"")
 
-    def __call__(self, head: bytes, refusal: Refusal) -> bytes | None:
-        """The answer to the request *head*; None if it is not plain, and aiohttp had better see it."""
-        found = HEAD.fullmatch(head)
-        if found is None:
-            return None
-        path, fields = found[1], found[2]
-        lower = fields.lower()
-        if ODD.search(lower):
-            return None
-        given = _field(fields, lower, ID)
-        own = Exchange(given.decode("latin-1"), 0.0).id.encode() if given else self._new_id()
-        origin = _field(fields, lower, ORIGIN) if self._tells_origins else b""
+    def __call__(self, head: Head, refusal: Refusal) -> bytes:
+        """The answer to the request *head*."""
+        own, path = Exchange(head.field(REQUEST_ID), 0.0).id.encode(), head.path.encode()
+        origin = (head.field(ORIGIN) or "") if self._tells_origins else ""
         seconds = int(refusal.retry_after)
-        template, length = self._templates.get((seconds, origin)) or self._templates[seconds, b""]
-        return template % (length + len(path) + len(own), self._now(), own, path, own)
-
-    def _new_id(self) -> bytes:
-        """A UUID as `uuid.uuid4` makes it, but without asking the kernel: 1 µs instead of 4."""
-        digits = format(self._bits(128), "032x")
-        text = f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
-        return text.encode()
-
-    def _now(self) -> bytes:
-        """The ``Date``, made once a second."""
-        second = int(time.time())
-        if second != self._date[0]:
-            self._date = (second, formatdate(second, usegmt=True).encode())
-        return self._date[1]
-
-
-def _field(fields: bytes, lower: bytes, name: bytes) -> bytes:
-    """The value of the first header *name*; empty if there is none."""
-    start = lower.find(name)
-    if start < 0:
-        return b""
-    start += len(name)
-    return fields[start : fields.index(b"\r\n", start)].strip(b" \t")
+        template, length = self._templates.get((seconds, origin)) or self._templates[seconds, ""]
+        return template % (length + len(path) + len(own), date(int(time.time())), own, path, own)
 
 
 def _template(seconds: int, origin: str, decorator: Decorator) -> tuple[bytes, int]:
@@ -201,7 +158,6 @@ class Shedding:
         paths: which may be shed, as the router writes them; what is after a ``{`` may be anything.
         default_timeout: seconds, of a request that names no ``timeout``.
         count: told the reason of each refusal that is sent.
-        draining: whether connections are being closed.
     """
 
     def __init__(
@@ -211,8 +167,7 @@ class Shedding:
         refuser: Refuser,
         paths: Iterable[str],
         default_timeout: float,
-        count: Mapping[str, Callable[[], None]],
-        draining: Callable[[], bool],
+        count: Callable[[str], None],
     ) -> None:
         paths = tuple(paths)
         self._gate = gate
@@ -223,21 +178,14 @@ class Shedding:
         self.limiter = limiter
         self.answer = refuser
         self.count = count
-        self.draining = draining
-        self.heads = tuple(
-            f"GET {start}".encode()
-            for start in (*(path + end for path in self._exact for end in "? "), *self._prefixes)
-        )
-        """What the bytes of a GET that may be shed begin with."""
 
-    def admit(self, head: bytes, now: float, age: float) -> Permit | Refusal:
-        """Whether the request with these bytes, which waited *age* seconds, is taken."""
+    def admit(self, query: str, now: float, age: float) -> Permit | Refusal:
+        """Whether a request with this *query*, which waited *age* seconds, is taken."""
         if not age:
             return self._gate.admit(now)
-        found = TIMEOUT.search(head, 0, head.find(b"\r\n"))
+        found = _TIMEOUT.search(query)
         return self._gate.admit(now, age, int(found[1]) / 1000 if found else self._default_timeout)
 
-    def covers(self, request: web.BaseRequest) -> bool:
-        """Whether *request*, whatever its method, may be shed. A preflight is too cheap to."""
-        path = request.path
-        return (path in self._exact or path.startswith(self._prefixes)) and request.method != "OPTIONS"
+    def covers(self, path: str) -> bool:
+        """Whether a request for *path* may be shed."""
+        return path in self._exact or path.startswith(self._prefixes)

@@ -7,11 +7,9 @@ bounded. The reference page of the metrics is written from this class.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import cache
 
 from prometheus_client import (
     CollectorRegistry,
-    Counter,
     Gauge,
     Histogram,
     Metric,
@@ -20,6 +18,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from server.tally import Tallies
 from strategies import Attempt, Reaper, Result
 from upstream.breaker import State
 from upstream.circuits import Circuits
@@ -90,83 +89,73 @@ class Telemetry:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        attempts = Counter(
+        tallies = Tallies()
+        self._attempts = tallies.counter(
             "hedgerow_attempts",
             "Calls to an upstream that ended, by what became of them.",
             ["upstream", "route", "outcome"],
-            registry=registry,
         )
-        attempt_seconds = Histogram(
+        self._attempt_seconds = tallies.histogram(
             "hedgerow_attempt_seconds",
             "How long calls to an upstream took; those that were cancelled are left out.",
             ["upstream", "route"],
-            buckets=SECONDS,
-            registry=registry,
+            SECONDS,
         )
-        in_flight = Gauge(
-            "hedgerow_attempts_in_flight",
-            "Calls to an upstream that are under way.",
-            ["upstream"],
-            registry=registry,
+        self._in_flight = tallies.gauge(
+            "hedgerow_attempts_in_flight", "Calls to an upstream that are under way.", ["upstream"]
         )
-        connections = Counter(
+        self._connections = tallies.counter(
             "hedgerow_connections",
             "Connections that calls to an upstream were made on, opened for them or reused.",
             ["upstream", "state"],
-            registry=registry,
         )
-        wins = Counter(
+        self._wins = tallies.counter(
             "hedgerow_wins",
             "Races by the number of the attempt that won; 0 is the first.",
             ["route", "attempt"],
-            registry=registry,
         )
-        hedges = Counter("hedgerow_hedges", "Hedges that were fired.", ["route"], registry=registry)
-        retries = Counter(
-            "hedgerow_retries",
-            "Calls tried once more after a network failure.",
-            ["upstream", "route"],
-            registry=registry,
+        self._hedges = tallies.counter("hedgerow_hedges", "Hedges that were fired.", ["route"])
+        self._retries = tallies.counter(
+            "hedgerow_retries", "Calls tried once more after a network failure.", ["upstream", "route"]
         )
-        slack = Histogram(
+        self._slack = tallies.histogram(
             "hedgerow_deadline_slack_seconds",
             "Time left until the caller's deadline when the answer was ready.",
             ["route"],
-            buckets=SLACK,
-            registry=registry,
+            SLACK,
         )
-        missed = Counter(
-            "hedgerow_deadline_missed", "Answers that were ready too late.", ["route"], registry=registry
+        self._missed = tallies.counter(
+            "hedgerow_deadline_missed", "Answers that were ready too late.", ["route"]
         )
-        responses = Counter(
+        self._responses = tallies.counter(
             "hedgerow_responses",
             "Responses by status and reason; status 499 means that the caller went away.",
             ["route", "status", "reason"],
-            registry=registry,
         )
-        response_seconds = Histogram(
+        self._response_seconds = tallies.histogram(
             "hedgerow_response_seconds",
             "How long requests took, from their arrival to the answer.",
             ["route"],
-            buckets=SECONDS,
-            registry=registry,
+            SECONDS,
         )
-        requests_in_flight = Gauge(
-            "hedgerow_requests_in_flight", "Requests being answered.", ["route"], registry=registry
+        self._requests_in_flight = tallies.gauge(
+            "hedgerow_requests_in_flight", "Requests being answered.", ["route"]
         )
-        self.loop_lag = Histogram(
-            "hedgerow_loop_lag_seconds",
-            "How late the event loop runs its timers.",
-            buckets=LAG,
-            registry=registry,
-        )
-        shed = Counter(
+        self._shed = tallies.counter(
             "hedgerow_shed",
             "Requests refused for overload: limit, loop (it is behind) or age (they waited too long).",
             ["reason"],
+        )
+        self.loop_lag = tallies.histogram(
+            "hedgerow_loop_lag_seconds", "How late the event loop runs its timers.", [], LAG
+        )[()]
+        registry.register(tallies)
+        self.scrape_seconds = Histogram(
+            "hedgerow_scrape_seconds",
+            "How long it took to gather these metrics, from all workers.",
+            buckets=SECONDS,
             registry=registry,
         )
-        self.shed = {reason: shed.labels(reason).inc for reason in ("limit", "loop", "age")}
         self._in_flight_limit = Gauge(
             "hedgerow_in_flight_limit",
             "How many requests may be under way at once; 0 with load shedding off.",
@@ -178,54 +167,53 @@ class Telemetry:
         self._zombies = Gauge(
             "hedgerow_zombies", "Lost attempts that have not ended for 5 s.", registry=registry
         )
-        # A child is looked up by its labels under a lock; remembering it halves what a count costs.
-        self._attempts = cache(lambda *labels: attempts.labels(*labels))
-        self._attempt_seconds = cache(lambda *labels: attempt_seconds.labels(*labels))
-        self._in_flight = cache(lambda *labels: in_flight.labels(*labels))
-        self._connections = cache(lambda *labels: connections.labels(*labels))
-        self._wins = cache(lambda *labels: wins.labels(*labels))
-        self._hedges = cache(lambda *labels: hedges.labels(*labels))
-        self._retries = cache(lambda *labels: retries.labels(*labels))
-        self.in_flight = cache(lambda route: requests_in_flight.labels(route))
-        self._slack = cache(lambda *labels: slack.labels(*labels))
-        self._missed = cache(lambda *labels: missed.labels(*labels))
-        self._responses = cache(lambda *labels: responses.labels(*labels))
-        self._response_seconds = cache(lambda *labels: response_seconds.labels(*labels))
 
     def attempt_started(self, attempt: Attempt) -> None:
         """An `upstream.observe.AttemptObserver`."""
-        self._in_flight(attempt.target.upstream).inc()
+        self._in_flight[(attempt.target.upstream,)] += 1
         if attempt.hedge:
-            self._hedges(attempt.request.route).inc()
+            self._hedges[(attempt.request.route,)] += 1
 
     def attempt_ended(self, attempt: Attempt, reason: str, seconds: float) -> None:
         """An `upstream.observe.AttemptObserver`."""
         upstream, route = attempt.target.upstream, attempt.request.route
-        self._in_flight(upstream).dec()
-        self._attempts(upstream, route, reason).inc()
+        self._in_flight[(upstream,)] -= 1
+        self._attempts[upstream, route, reason] += 1
         if reason not in NEVER_RAN:
-            self._attempt_seconds(upstream, route).observe(seconds)
+            self._attempt_seconds[upstream, route].observe(seconds)
 
     def connection(self, upstream: str, state: str) -> None:
         """A `upstream.session.ConnectionObserver`."""
-        self._connections(upstream, state).inc()
+        self._connections[upstream, state] += 1
+
+    def asking(self, route: str) -> None:
+        """A request has begun to ask."""
+        self._requests_in_flight[(route,)] += 1
+
+    def asked(self, route: str) -> None:
+        """It has ended, one way or another."""
+        self._requests_in_flight[(route,)] -= 1
 
     def fan_out(self, route: str, result: Result, slack: float) -> None:
         """A strategy has come to *result*, with *slack* seconds left until the caller's deadline."""
-        self._slack(route).observe(slack)
+        self._slack[(route,)].observe(slack)
         if slack < 0:
-            self._missed(route).inc()
+            self._missed[(route,)] += 1
         if result.winner is not None:
-            self._wins(route, str(result.winner.attempt.number)).inc()
+            self._wins[route, str(result.winner.attempt.number)] += 1
 
     def response(self, route: str, status: int, reason: str, seconds: float) -> None:
         """A request was answered, or its caller went away (499)."""
-        self._responses(route, str(status), reason).inc()
-        self._response_seconds(route).observe(seconds)
+        self._responses[route, str(status), reason] += 1
+        self._response_seconds[(route,)].observe(seconds)
+
+    def refused(self, reason: str) -> None:
+        """A request was shed."""
+        self._shed[(reason,)] += 1
 
     def retried(self, attempt: Attempt) -> None:
         """An `upstream.stack.Observer`."""
-        self._retries(attempt.target.upstream, attempt.request.route).inc()
+        self._retries[attempt.target.upstream, attempt.request.route] += 1
 
     def watch_circuits(self, circuits: Circuits, clock: Callable[[], float]) -> None:
         """Show how each circuit stands."""

@@ -55,7 +55,7 @@ class EventHandlers:
 
         async def handle(request: web.Request) -> web.Response:
             exchange = exchange_for(request, route, "first")
-            with self._asking.due(request, exchange) as due:
+            with self._asking.due(request.rel_url.raw_query_string, exchange) as due:
                 answer = await self._one(exchange, ask, due)
             if not answer.body.lstrip().startswith(b"["):
                 raise Problem(502, "invalid_payload", "The event service did not answer with an array.")
@@ -68,7 +68,7 @@ class EventHandlers:
         route = "getEventsByUserId"
         exchange = exchange_for(request, route, "all")
         user_id = _valid(UserPathSchema(), dict(request.match_info))["id"]
-        with self._asking.due(request, exchange) as due:
+        with self._asking.due(request.rel_url.raw_query_string, exchange) as due:
             found = await self._one(exchange, Request(route, (_target("getUserById", user_id),)), due)
             if not found.body:
                 raise Problem(404, "not_found", "There is no such user.")
@@ -88,7 +88,7 @@ class EventHandlers:
         event = _valid(AddEventSchema(), await _read_json(request))
         body = orjson.dumps({"id": self._new_id(), **event})
         ask = Request(route, (Target(UPSTREAM, Call("POST", ("addEvent",), body, "addEvent")),))
-        with self._asking.due(request, exchange) as due:
+        with self._asking.due(request.rel_url.raw_query_string, exchange) as due:
             return _json((await self._one(exchange, ask, due)).body)
 
     async def _one(self, exchange: Exchange, ask: Request, due: Deadline) -> Answer:

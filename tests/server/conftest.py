@@ -8,10 +8,12 @@ from typing import Any, TypeAlias
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestClient
+from aiohttp.test_utils import TestClient, TestServer
 from pytest_aiohttp.plugin import AiohttpClient, AiohttpServer
 
-from server.app import ROUTES, create_app
+from server.app import DIRECT, LIFECYCLE, ROUTES, SHEDDING, TELEMETRY, create_app
+from server.front import front
+from server.headers import Decorator
 from server.routes import load_table
 from server.settings import load_settings
 
@@ -70,8 +72,35 @@ async def upstream() -> Upstream:
     return Upstream()
 
 
+class FrontRunner(web.AppRunner):
+    """Connections are taken as `server.serve` takes them, so that plain GETs go the direct way."""
+
+    @property
+    def server(self) -> Any:
+        """What is called for each connection."""
+        app = self.app
+        return super().server and front(
+            super().server, Decorator(("*",)), app[TELEMETRY], app[DIRECT], app.get(SHEDDING), app[LIFECYCLE]
+        )
+
+
+class FrontServer(TestServer):
+    """A test server whose connections are ours."""
+
+    async def _make_runner(self, **settings: Any) -> web.AppRunner:
+        return FrontRunner(self.app, handler_cancellation=True)
+
+
+@pytest.fixture(params=["aiohttp", "direct"])
+def way(request: pytest.FixtureRequest) -> str:
+    """How plain GETs of fan-out routes are answered; a caller must not be able to tell."""
+    return str(request.param)
+
+
 @pytest.fixture
-async def serve(upstream: Upstream, aiohttp_client: AiohttpClient, aiohttp_server: AiohttpServer) -> Serve:
+async def serve(
+    upstream: Upstream, aiohttp_client: AiohttpClient, aiohttp_server: AiohttpServer, way: str
+) -> Serve:
     """Start the application with the given settings; returns a client of it."""
 
     async def start(table: str | None = None, **environ: Any) -> Client:
@@ -81,7 +110,8 @@ async def serve(upstream: Upstream, aiohttp_client: AiohttpClient, aiohttp_serve
         given = {"WORK_API_URL": str(server.make_url("/api/work")), **environ}
         settings = load_settings(given)
         text = table or ROUTES.read_text("utf-8")
-        return await aiohttp_client(create_app(settings, load_table(text, settings.environ)))
+        app = create_app(settings, load_table(text, settings.environ))
+        return await aiohttp_client(FrontServer(app) if way == "direct" else app)
 
     return start
 

@@ -5,98 +5,21 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
-from typing import TypeAlias
+from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
 
-from server.app import ROUTES, SHEDDING, create_app
-from server.protocol import PRIVATE, SheddingProtocol
-from server.routes import load_table
-from server.serve import listen, serving
-from server.settings import load_settings
+from server.app import SHEDDING
+from server.front import PRIVATE, FrontProtocol
 from server.shedding import FEW
-
-
-class Connection:
-    """One connection of a caller."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    async def ask(self, raw: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Send *raw*; the next response."""
-        self.writer.write(raw)
-        return await self.answer()
-
-    async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """The next response: status, headers and body."""
-        head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        status, *fields = head.rstrip("\r\n").split("\r\n")
-        headers = dict(line.split(": ", 1) for line in fields)
-        body = await self.reader.readexactly(int(headers.get("Content-Length", 0)))
-        return int(status.split()[1]), headers, body
-
-
-class Server:
-    """An application that is served as it is run, and whose limit the test can move."""
-
-    def __init__(self, app: web.Application, port: int, stack: AsyncExitStack) -> None:
-        self.app = app
-        self._port = port
-        self._stack = stack
-
-    async def connect(self) -> Connection:
-        """A connection, closed with the server."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-        self._stack.callback(writer.close)
-        return Connection(reader, writer)
-
-    def full(self, *, full: bool = True) -> None:
-        """Set the limit to nothing, or back."""
-        limiter = self.app[SHEDDING].limiter
-        limiter.limit = 0.0 if full else 1000.0
-        limiter.sample = lambda lag: None  # type: ignore[method-assign]  # it stays so
-
-    @property
-    def in_flight(self) -> int:
-        """As the limiter counts it."""
-        return self.app[SHEDDING].limiter.in_flight
-
-    async def metric(self, name: str) -> float:
-        """One sample of ``/metrics``."""
-        _, _, body = await (await self.connect()).ask(get("/metrics"))
-        return next(
-            float(line.rpartition(" ")[2]) for line in body.decode().splitlines() if line.startswith(name)
-        )
-
-
-Serve: TypeAlias = Callable[..., Awaitable[Server]]
+from tests.server.raw import Serve, get, servers, until
 
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
     """Start a server with the given settings."""
-    async with AsyncExitStack() as stack:
-
-        async def start(**environ: str) -> Server:
-            quiet = {"SIMULATOR_FAILURE": "0", "SIMULATOR_INVALID": "0", "SIMULATOR_HANG": "0"}
-            given = {
-                "LOAD_SHEDDING": "on",
-                "SIMULATOR_LATENCY": "constant:1",
-                "DRAIN_DELAY_MS": "0",
-                **quiet,
-                **environ,
-            }
-            settings = load_settings(given)
-            app = create_app(settings, load_table(ROUTES.read_text("utf-8"), {}))
-            sock = stack.enter_context(listen("127.0.0.1", 0))
-            await stack.enter_async_context(serving(app, settings, sock))
-            return Server(app, sock.getsockname()[1], stack)
-
+    async with servers(LOAD_SHEDDING="on") as start:
         yield start
 
 
@@ -115,28 +38,17 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 
 @pytest.fixture
-def protocols(monkeypatch: pytest.MonkeyPatch) -> list[SheddingProtocol]:
+def protocols(monkeypatch: pytest.MonkeyPatch) -> list[FrontProtocol]:
     """The connections as the server sees them, in the order in which they came."""
-    seen: list[SheddingProtocol] = []
-    original = SheddingProtocol.connection_made
+    seen: list[FrontProtocol] = []
+    original = FrontProtocol.connection_made
 
-    def spy(self: SheddingProtocol, transport: asyncio.BaseTransport) -> None:
+    def spy(self: FrontProtocol, transport: asyncio.BaseTransport) -> None:
         seen.append(self)
         original(self, transport)
 
-    monkeypatch.setattr(SheddingProtocol, "connection_made", spy)
+    monkeypatch.setattr(FrontProtocol, "connection_made", spy)
     return seen
-
-
-def get(target: str, fields: bytes = b"", version: str = "1.1", method: str = "GET") -> bytes:
-    """The bytes of a request without a body."""
-    return f"{method} {target} HTTP/{version}\r\nHost: x\r\n".encode() + fields + b"\r\n"
-
-
-async def until(so: Callable[[], object]) -> None:
-    """Let the loop turn until it is *so*."""
-    while not so():  # noqa: ASYNC110 - what is waited for has no event
-        await asyncio.sleep(0)
 
 
 def is_refusal(status: int, headers: dict[str, str], body: bytes) -> bool:
@@ -321,7 +233,7 @@ async def test_a_bad_request_gives_its_place_back(serve: Serve, raw: bytes) -> N
 
 
 async def test_a_loop_that_is_behind_refuses_what_came_too_late(
-    serve: Serve, protocols: list[SheddingProtocol]
+    serve: Serve, protocols: list[FrontProtocol]
 ) -> None:
     """By how long a request has waited in the kernel: too long for anybody, or for its own timeout."""
     server = await serve()
@@ -357,9 +269,7 @@ def test_aiohttp_has_the_private_names_that_we_use() -> None:
     assert inspect.iscoroutinefunction(web.RequestHandler._handle_request)
 
 
-async def test_the_private_names_mean_what_they_meant(
-    serve: Serve, protocols: list[SheddingProtocol]
-) -> None:
+async def test_the_private_names_mean_what_they_meant(serve: Serve, protocols: list[FrontProtocol]) -> None:
     """An idle connection has a pending ``_waiter`` and nothing else."""
     server = await serve()
     connection = await server.connect()

@@ -103,18 +103,6 @@ async def test_pipelined_requests_are_answered_in_order(port: int) -> None:
     assert places == sorted(places)
 
 
-async def test_an_answer_written_in_one_piece_has_the_head_of_any_other(port: int) -> None:
-    """The short way of a plain GET and the way of aiohttp (HTTP/1.0 takes it) differ in the version alone."""
-    heads = []
-    for version in (b"1.1", b"1.0"):
-        raw = b"GET /api/all HTTP/%b\r\nHost: x\r\nX-Request-Id: same\r\nConnection: close\r\n\r\n" % version
-        status, headers, body = await say(port, raw)
-        assert status == f"HTTP/{version.decode()} 200 OK"
-        assert body == b'[{"time": 0}, {"time": 0}]'
-        heads.append({**headers, "Date": "now", "Connection": "close"})
-    assert heads[0] == heads[1]
-
-
 async def test_head_has_the_head_alone(port: int) -> None:
     """And the length of what a GET would have brought."""
     raw = b"HEAD /api/first HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"

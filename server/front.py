@@ -1,0 +1,234 @@
+"""One connection from a caller, as it is served: who is refused at the door, who is answered directly, and
+who goes on to aiohttp.
+
+The first two happen on a request's bytes, and only where no other request can be concerned: the connection is
+idle, aiohttp's parser holds no half of anything, and the bytes are one plain GET. Then aiohttp never hears of
+it, and the connection stays good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from server.direct import Direct
+from server.errors import respond
+from server.exchange import Exchange
+from server.handlers import FanOutHandler
+from server.head import Head, read_head
+from server.headers import Decorator
+from server.lifecycle import Lifecycle
+from server.protocol import EdgeProtocol
+from server.shedding import Shedding, overloaded
+from server.telemetry import Telemetry
+from strategies import Verdict
+from upstream.admission import Permit, Refusal
+
+PRIVATE = (
+    *("_request_in_progress", "_waiter", "_messages", "_upgraded", "_paused", "_close", "_force_close"),
+    *("_next_keepalive_close_time", "_keepalive_timeout", "_handle_request", "_process_keepalive"),
+    "_handler_waiter",
+)
+"""What is used here of aiohttp's connection handler and promised nowhere; a test watches that it is there."""
+END = b"\r\n\r\n"
+MOST_HELD = 64 * 1024
+"""Bytes taken of a caller who sends the next requests before the answer to the first."""
+
+
+class FrontProtocol(EdgeProtocol):
+    """One connection. Without *shedding* everybody is taken."""
+
+    __slots__ = (
+        "_answering",
+        "_direct",
+        "_held",
+        "_held_since",
+        "_lifecycle",
+        "_permit",
+        "_shedding",
+        "_whole",
+    )
+
+    def __init__(
+        self,
+        *args: Any,
+        direct: Direct,
+        shedding: Shedding | None,
+        lifecycle: Lifecycle,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._direct = direct
+        self._shedding = shedding
+        self._lifecycle = lifecycle
+        self._permit: Permit | None = None  # of the request that is under way, or about to be
+        self._whole = True  # the parser is between two requests
+        self._answering: asyncio.Task[None] | None = None  # the request that is answered directly
+        self._held = b""  # what came after it
+        self._held_since = 0.0
+
+    def data_received(self, data: bytes) -> None:
+        """Refuse what came, answer it, or hand it to aiohttp."""
+        if self._answering is not None:
+            self._hold(data)
+            return
+        waiter = self._waiter
+        if waiter is None or waiter.done() or not data:  # not idle, or aiohttp wants its rest parsed
+            self._whole = False
+            super().data_received(data)
+            return
+        open_ = self._whole and not self._paused and not self._lifecycle.draining
+        head = read_head(data) if open_ else None
+        if not self._admitted(head):
+            return
+        if head is not None and (handler := self._direct.handler(head)) is not None:
+            self._begin(handler, head)
+            return
+        web.RequestHandler.data_received(self, data)
+        if not waiter.done():  # it takes more bytes to make a request
+            self._whole = False
+            self._give_back()
+        else:
+            messages, single = self._messages, data.find(END) == len(data) - len(END)
+            self._whole = single and len(messages) == 1 and messages[0][1].is_eof() and not self._upgraded
+
+    def _admitted(self, head: Head | None) -> bool:
+        """Note when the bytes arrived; take the request, or refuse it. What is no *head* is asked later."""
+        now, shedding = time.monotonic(), self._shedding
+        if head is None or shedding is None or not shedding.covers(head.path):
+            self.arrived = now - self._age()
+            return True
+        limiter = shedding.limiter
+        # Where it will be refused anyhow, its age is a system call for nothing.
+        age = self._age() if limiter.in_flight < limiter.limit else 0.0
+        self.arrived = now - age
+        permit = shedding.admit(head.query, now, age)
+        if isinstance(permit, Refusal):
+            self._write(shedding.answer(head, permit))
+            shedding.count(permit.reason)
+            return False
+        self._permit = permit
+        return True
+
+    # The direct way.
+
+    def _begin(self, handler: FanOutHandler, head: Head) -> None:
+        """Answer this request; until then aiohttp is told that one is in progress."""
+        self._request_in_progress = True
+        self._answering = self._loop.create_task(self._answer(handler, head))
+
+    async def _answer(self, handler: FanOutHandler, head: Head) -> None:
+        last = False
+        try:
+            answer, last = await self._direct.answer(handler, head, self.arrived)
+            self._write(answer)
+        finally:
+            self._end(last)
+
+    def _end(self, last: bool) -> None:
+        """The request has been answered, or its caller is gone."""
+        self._answering = None
+        self._request_in_progress = False
+        if self._handler_waiter is not None:  # aiohttp's own end waits for this request
+            self._handler_waiter.set_result(None)
+        self._give_back()
+        transport = self.transport
+        if last:
+            self.force_close()
+        elif self._held and transport is not None:
+            held, self._held = self._held, b""
+            if len(held) > MOST_HELD:
+                transport.resume_reading()
+            self.data_received(held)
+
+    def _hold(self, data: bytes) -> None:
+        """Keep what came before its turn, within bounds."""
+        self._held += data
+        if len(self._held) > MOST_HELD and self.transport is not None:
+            self.transport.pause_reading()
+
+    def _write(self, answer: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(answer)
+        # As after any answer: or a connection that aiohttp hears nothing of would be closed for idleness.
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+
+    def _process_keepalive(self) -> None:
+        """Close the connection if it is idle, which aiohttp thinks of one that is answered directly."""
+        if self._answering is not None:
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        super()._process_keepalive()
+
+    # aiohttp's way.
+
+    async def _handle_request(
+        self,
+        request: web.BaseRequest,
+        start_time: float | None,
+        request_handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    ) -> tuple[web.StreamResponse, bool]:
+        """What aiohttp does with a request; one that was not asked at the door is asked here."""
+        shedding = self._shedding
+        # A preflight is too cheap to be shed.
+        if (
+            shedding is not None
+            and self._permit is None
+            and request.method != "OPTIONS"
+            and shedding.covers(request.path)
+        ):
+            permit = shedding.limiter.admit(time.monotonic())
+            if isinstance(permit, Refusal):
+                request_handler = self._refusing(shedding, permit)
+            else:
+                self._permit = permit
+        try:
+            return await super()._handle_request(request, start_time, request_handler)
+        finally:
+            self._give_back()
+
+    def _refusing(
+        self, shedding: Shedding, refusal: Refusal
+    ) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+        """A handler that refuses."""
+
+        async def refuse(request: web.BaseRequest) -> web.StreamResponse:
+            exchange = Exchange(request.headers.get("X-Request-Id"), 0.0)
+            response = respond(overloaded(refusal.retry_after), exchange.id, request.rel_url.raw_path)
+            self._decorator(response, exchange.id, request.headers.get("Origin"))
+            shedding.count(refusal.reason)
+            if self._lifecycle.draining:
+                response.force_close()
+            return response
+
+        return refuse
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The caller has gone."""
+        if self._answering is not None:
+            self._answering.cancel()
+        self._give_back()
+        super().connection_lost(exc)
+
+    def _give_back(self) -> None:
+        permit, self._permit = self._permit, None
+        if permit is not None:
+            permit.settle(Verdict.IGNORED, 0.0)
+
+
+def front(
+    server: web.Server,
+    decorator: Decorator,
+    telemetry: Telemetry,
+    direct: Direct,
+    shedding: Shedding | None,
+    lifecycle: Lifecycle,
+    **kwargs: Any,
+) -> Callable[[], FrontProtocol]:
+    """What ``loop.create_server`` calls for each connection."""
+    return lambda: FrontProtocol(
+        server, decorator, telemetry, direct=direct, shedding=shedding, lifecycle=lifecycle, **kwargs
+    )
