@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
+PEERS_VENV ?= .venv-peers
 PIP     = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: run test lint types docs bench lock format clean help
@@ -25,8 +26,8 @@ types: $(VENV)/dev  ## mypy, strict
 docs: $(VENV)/dev  ## the documentation into docs/_build/html
 	$(VENV)/bin/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
-bench: $(VENV)/dev  ## requests per second, latency, lateness and CPU per route (needs wrk)
-	$(VENV)/bin/python -m benchmarks $(ARGS)
+bench: $(VENV)/run $(PEERS_VENV)/peers  ## CPU, goodput and overload against Go, aiohttp and FastAPI (ARGS=--quick)
+	PEERS_VENV=$(PEERS_VENV) $(VENV)/bin/python -m benchmarks $(ARGS)
 
 format: $(VENV)/dev  ## rewrite the code in the house's form
 	$(VENV)/bin/ruff check --fix .
@@ -37,9 +38,11 @@ lock: $(VENV)/lock  ## requirements*.in -> requirements*.txt, pinned with hashes
 		requirements.in -o requirements.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
 		requirements-dev.in -o requirements-dev.txt
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+		benchmarks/peers/requirements.in -o benchmarks/peers/requirements.txt
 
 clean:  ## forget the virtual environment and what was built
-	rm -rf $(VENV) docs/_build .tox
+	rm -rf $(VENV) $(PEERS_VENV) docs/_build .tox benchmarks/.cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -50,6 +53,11 @@ $(VENV)/run: requirements.txt | $(VENV)/bin/python
 
 $(VENV)/dev: requirements-dev.txt $(VENV)/run
 	$(PIP) install --require-hashes -r requirements-dev.txt
+	@touch $@
+
+$(PEERS_VENV)/peers: benchmarks/peers/requirements.txt
+	test -x $(PEERS_VENV)/bin/python || $(PYTHON) -m venv $(PEERS_VENV)
+	$(PEERS_VENV)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r $<
 	@touch $@
 
 $(VENV)/lock: | $(VENV)/bin/python

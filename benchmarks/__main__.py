@@ -1,219 +1,153 @@
-"""``python -m benchmarks``: start the simulator and the server, let wrk ask, and print one table.
+"""``python -m benchmarks``: our server and its peers under load, one table for each question, targets beside.
 
-Two loads: an upstream without latency, which shows what a request costs us, and the real one (100-600 ms,
-one answer in ten bad), which shows whether answers come on time. CPU is the server process's own, divided by
-the requests it had: what shares the load's core (the simulator, in Python, is no match for wrk) can lower
-requests per second, but hardly that figure.
+The server has a core to itself; load generator and upstream, both in Go, share another. CPU is the server
+process's own, as the kernel tells it; lateness is counted at the callers. README.rst tells how to read it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import resource
-import statistics
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
 
-from benchmarks.base import scrape, total, wait_for_base
-from benchmarks.load import Ask, Found, find_wrk, run_wrk
-from benchmarks.processes import (
-    PROMPT,
-    RESULTS,
-    BenchmarkError,
-    Cores,
-    Running,
-    Simulator,
-    assign_cores,
-    busy_seconds,
-    end_on_sigterm,
-    running,
-)
-from benchmarks.table import render
+from benchmarks import golang
+from benchmarks.machine import machine, told
+from benchmarks.processes import RESULTS, BenchmarkError, assign_cores, end_on_sigterm, pin
+from benchmarks.rig import Bench, Window
+from benchmarks.schedule import parse_schedule
+from benchmarks.sections import Plan, Report, cpu, goodput, latency, overload, soak, workers
+from benchmarks.servers import peers
 
-ROUTES = ("all", "first", "smart", "within-timeout")
-NOISY = 0.33
-"""Cores' worth of other people's work beyond which a window is marked: it should be measured again."""
-
-
-@dataclass(frozen=True)
-class Window:
-    """One window of load: what was asked, what the callers saw, and what it cost the server."""
-
-    upstream: str
-    ask: Ask
-    found: Found
-    cpu_us: float
-    rss_mb: float
-    peak_mb: float
-    missed: int
-    opened: float
-    foreign: float
-    left: dict[str, float]
+SECTIONS: dict[str, Callable[[Plan], Report]] = {
+    "cpu": cpu.run,
+    "latency": latency.run,
+    "goodput": goodput.run,
+    "overload": overload.run,
+    "workers": workers.run,
+    "soak": soak.run,
+}
+USUAL = tuple(name for name in SECTIONS if name != "soak")
+QUICK = ("cpu", "goodput", "overload")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Requests per second, latency, late answers, errors, CPU and memory, route by route.",
+        description="CPU per request, goodput, overload and memory, of our server and of its peers.",
     )
     add = parser.add_argument
-    add("--duration", type=int, default=5, metavar="S", help="seconds per window (5)")
-    add("--repeat", type=int, default=1, metavar="N", help="windows of each kind; shows the median one (1)")
-    add("--connections", type=int, metavar="N", help="callers (64 without latency, 200 with)")
-    add("--routes", nargs="+", choices=ROUTES, default=ROUTES, metavar="ROUTE", help=", ".join(ROUTES))
     add(
-        "--timeout", type=int, default=500, metavar="MS", help="the fixed timeout, the least random one (500)"
+        "sections",
+        nargs="*",
+        metavar="SECTION",
+        help=f"{', '.join(SECTIONS)} (all but soak; quick: {', '.join(QUICK)})",
     )
-    add("--latency", default="uniform:100-600", metavar="FORM", help="the real upstream's (uniform:100-600)")
-    add("--no-latency", action="store_true", help="only the upstream without latency")
-    add("--quick", action="store_true", help="windows of one second: about 20 s in all, and rough figures")
+    add("--quick", action="store_true", help="about three minutes, rough figures; else about a quarter hour")
+    add("--peers", choices=("on", "off"), default="on", help="measure others beside us (on)")
+    add("--shedding", choices=("on", "off"), default="on", help="our LOAD_SHEDDING (on)")
+    add("--minutes", type=float, default=10.0, metavar="N", help="how long the soak lasts (10)")
+    add("--schedule", default="", metavar="TEXT", help="the overload's step (0.5x 4s, 10x 4s, 0.5x 8s)")
+    add("--real", action="store_true", help="overload over the real upstream, timeout 500 ms")
+    add("--connections", type=int, default=4000, metavar="N", help="at most, in an open loop (4000)")
+    add("--save", type=Path, metavar="FILE", help="keep the results there, too")
     arguments = parser.parse_args(argv)
-    if arguments.quick:
-        arguments.duration, arguments.repeat = 1, 1
-    for name in ("duration", "repeat", "timeout", "connections"):
-        if (number := getattr(arguments, name)) is not None and number < 1:
-            parser.error(f"--{name} must be 1 or more")
+    if unknown := set(arguments.sections) - set(SECTIONS):
+        parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    try:
+        parse_schedule(arguments.schedule or "1x 1s", 1)
+    except ValueError as error:
+        parser.error(f"--schedule: {error}")
     return arguments
 
 
-def measure(upstream: str, around: Running, ask: Ask, cores: Cores) -> Window:
-    """One window. The server was at base before it, and is waited for afterwards."""
-    before, busy = scrape(around.url), busy_seconds()
-    ours, cpu, started = _our_cpu(around), around.server.cpu_seconds(), time.monotonic()
-    found = run_wrk(around.url, ask, cores.load)
-    elapsed = time.monotonic() - started
-    spent = around.server.cpu_seconds() - cpu
-    foreign = max(0.0, busy_seconds() - busy - (_our_cpu(around) - ours)) / elapsed
-    left = wait_for_base(around.url)
-    after, memory = scrape(around.url), around.server.memory_mb()
-
-    def grown(name: str, label: str) -> float:
-        return total(after, name, label) - total(before, name, label)
-
-    mine = f'route="{ask.route}"'
-    # By the server's count, which has the callers in it that were cut off when the window closed.
-    served = grown("hedgerow_response_seconds_count", mine) or 1
-    return Window(
-        upstream,
-        ask,
-        found,
-        cpu_us=spent / served * 1e6,
-        rss_mb=memory[0],
-        peak_mb=memory[1],
-        missed=round(grown("hedgerow_deadline_missed_total", mine)),
-        opened=grown("hedgerow_connections_total", 'state="opened"') / served,
-        foreign=foreign,
-        left=left,
-    )
-
-
-def _our_cpu(around: Running) -> float:
-    """Seconds of CPU of everything that we run."""
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    here = time.process_time() + ended.ru_utime + ended.ru_stime
-    processes = [around.server, *([around.simulator] if around.simulator else [])]
-    return here + sum(process.cpu_seconds() for process in processes)
-
-
-def plan(arguments: argparse.Namespace) -> Iterator[tuple[str, Simulator, list[Ask]]]:
-    """Each upstream, with what is asked of it."""
-    base = Ask("", arguments.timeout, arguments.timeout, arguments.connections or 64, arguments.duration)
-    yield "no latency", PROMPT, [replace(base, route=route) for route in arguments.routes]
-    if not arguments.no_latency:
-        fixed = replace(base, callers=arguments.connections or 200)
-        random = replace(fixed, timeout=2 * arguments.timeout)
-        asks = [replace(kind, route=route) for kind in (fixed, random) for route in arguments.routes]
-        yield arguments.latency, Simulator(arguments.latency), asks
-
-
-def run(arguments: argparse.Namespace) -> tuple[list[Window], list[str]]:
-    """Every window that was planned, and what went wrong besides."""
-    cores, windows, wrong = assign_cores(), [], []
-    for upstream, model, asks in plan(arguments):
-        with running(model, cores) as around:
-            run_wrk(around.url, replace(asks[0], seconds=1), cores.load)
-            wait_for_base(around.url)
-            rounds: list[list[Window]] = [[] for _ in asks]
-            for _ in range(arguments.repeat):
-                for ask, taken in zip(asks, rounds, strict=True):
-                    taken.append(measure(upstream, around, ask, cores))
-                    print(".", end="", flush=True, file=sys.stderr)
-            if errors := around.server.errors():
-                wrong.append(f"{errors} errors in the server's log, {around.server.log}")
-        for taken in rounds:
-            windows.append(_median(taken))
-            wrong += [f"{w.ask.route}: not back to base, {w.left}" for w in taken if w.left]
-            wrong += [f"{w.ask.route}: {w.found.errors} errors" for w in taken if w.found.errors]
-    print(file=sys.stderr)
-    return windows, wrong
-
-
-def _median(windows: list[Window]) -> Window:
-    """The window in the middle by CPU, so that a row's figures belong together."""
-    middle = statistics.median_low([window.cpu_us for window in windows])
-    return next(window for window in windows if window.cpu_us == middle)
-
-
-TITLES = (
-    *("upstream", "route", "timeout", "callers", "req/s", "p50", "p95", "p99", "max"),
-    *("200", "unmet", "late", "errors", "CPU us", "RSS MB", "peak MB", "noise"),
-)
-
-
-def row(window: Window) -> tuple[object, ...]:
-    """One line of the table."""
-    ask, found = window.ask, window.found
-    return (
-        *(window.upstream, ask.route, ask.text, ask.callers, found.requests / found.seconds),
-        *(found.p50, found.p95, found.p99, found.worst, found.ok, found.unmet, found.late, found.errors),
-        *(window.cpu_us, window.rss_mb, window.peak_mb),
-        f"{window.foreign:.2f}{'*' if window.foreign > NOISY else ''}",
-    )
-
-
-LEGEND = """
-p50 to max: ms at the caller. unmet: the contract's error, right behaviour. late: over timeout + 10 ms at the
-caller. errors: any other status, and broken connections. CPU us: the server's, per request (a caller cut
-off at the end of the window counts as one). noise: cores that others were using; * means measure again."""
-
-
-def save(windows: list[Window], wrong: list[str], arguments: argparse.Namespace) -> None:
+def save(reports: list[Report], arguments: argparse.Namespace, path: Path) -> None:
     """Keep everything as JSON."""
-    RESULTS.mkdir(exist_ok=True)
     kept = {
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "arguments": vars(arguments),
-        "windows": [asdict(window) for window in windows],
-        "wrong": wrong,
+        "machine": machine(),
+        "quick": arguments.quick,
+        "shedding": arguments.shedding,
+        "sections": {report.name: _kept(report) for report in reports},
     }
-    (RESULTS / "latest.json").write_text(json.dumps(kept, indent=1) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(kept, indent=None, separators=(",", ":")) + "\n")
+
+
+def _kept(report: Report) -> dict[str, object]:
+    judged = [asdict(one) | {"met": one.met} for one in report.judged]
+    return {
+        "title": report.title,
+        "judged": judged,
+        "figures": report.figures,
+        "wrong": report.wrong,
+        "windows": [_window(window, report.keeps) for window in report.windows],
+    }
+
+
+def _window(window: Window, keeps: frozenset[str]) -> dict[str, object]:
+    """All of it but the long lists that this section does not need."""
+    seen = asdict(window.seen)
+    seen["cdf"] = {"200": window.seen.cdf["200"]} if "cdf" in keeps else {}
+    if "series" not in keeps:
+        seen["series"] = []
+    return asdict(window) | {"seen": seen}
+
+
+def run(arguments: argparse.Namespace) -> list[Report]:
+    """Each section that was asked for; printed as soon as it is there."""
+    golang.build("generator")
+    golang.build("upstream")
+    found, missing = peers() if arguments.peers == "on" else ([], [])
+    print(told(machine()), *missing, sep="\n", flush=True)
+    plan = Plan(
+        Bench(assign_cores(), 30.0 if arguments.quick else 240.0),
+        tuple(found),
+        arguments.quick,
+        arguments.shedding == "on",
+        arguments.minutes,
+        arguments.schedule,
+        arguments.real,
+        arguments.connections,
+    )
+    pin(plan.bench.cores.load)
+    reports = []
+    for name in arguments.sections or (QUICK if arguments.quick else USUAL):
+        began = time.monotonic()
+        report = SECTIONS[name](plan)
+        reports.append(report)
+        if isinstance(go_smart := report.figures.get("go_smart"), float):
+            plan = replace(plan, go_smart=go_smart)
+        print(f" {name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+        print(report.text(), flush=True)
+        save(reports, arguments, RESULTS / "latest.json")
+    return reports
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the benchmark; 1 when the server leaked or answered wrongly, 2 when it could not be run."""
+    """
+    Run the benchmark; 1 when our server leaked or answered wrongly, 2 when it could not be run.
+
+    A target that was missed is told, but is no failure: what a machine can do is not ours to promise.
+    """
     arguments = parse(argv)
     end_on_sigterm()
     try:
-        find_wrk()
-        windows, wrong = run(arguments)
-    except BenchmarkError as error:
+        reports = run(arguments)
+    except (BenchmarkError, OSError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    print(render(TITLES, [row(window) for window in windows]))
-    print(LEGEND)
-    print("\n".join(wrong) or "After each window nothing was left in flight, and no answer was wrong.")
-    save(windows, wrong, arguments)
-    return 1 if wrong else 0
+    if arguments.save:
+        save(reports, arguments, arguments.save)
+    missed = [one for report in reports for one in report.judged if not one.met]
+    print(f"\n{len(missed)} targets missed of {sum(len(report.judged) for report in reports)}.")
+    return 1 if any(report.wrong for report in reports) else 0
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ from benchmarks.processes import (
     free_port,
     get,
     pin,
+    python,
 )
 from benchmarks.table import render
 
@@ -88,10 +89,9 @@ def places(tables: Sequence[Path | None], cores: Cores) -> Iterator[list[Place]]
         for number, table in enumerate(tables):
             service_url, url = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
             service = Process(
-                "benchmarks.event_upstream",
-                ["--port", service_url.rpartition(":")[2]],
+                python("benchmarks.event_upstream", "--port", service_url.rpartition(":")[2]),
+                f"events-upstream-{number}",
                 core=cores.simulator,
-                log=f"events-upstream-{number}",
             )
             stack.callback(service.stop)
             environ = {
@@ -101,7 +101,7 @@ def places(tables: Sequence[Path | None], cores: Cores) -> Iterator[list[Place]]
                 "WORK_API_URL": f"{service_url}/api/work",
             }
             config = ["--config", str(table)] if table else []
-            server = Process("server", config, environ, cores.server, log=f"events-server-{number}")
+            server = Process(python("server", *config), f"events-server-{number}", environ, cores.server)
             stack.callback(server.stop)
             found.append(Place(url, service_url, server, service))
         for place in found:

@@ -7,7 +7,9 @@ is read from the kernel, so that nothing inside it has to be trusted.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -15,7 +17,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -23,6 +25,9 @@ from types import FrameType
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / ".results"
 TICK = os.sysconf("SC_CLK_TCK")
+PR_SET_PDEATHSIG = 1
+EVERYWHERE = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
+"""The cores there are, before we pin ourselves to one."""
 
 
 class BenchmarkError(Exception):
@@ -51,6 +56,27 @@ def pin(core: int | None) -> None:
         os.sched_setaffinity(0, {core})
 
 
+def beginning(core: int | None) -> Callable[[], None]:
+    """
+    What a child does before it becomes its program: it goes to *core* (None: to any), and will be told when
+    we die, however we die. It gets as many descriptors as may be had.
+    """
+    parent = os.getpid()
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+    def begin() -> None:
+        if EVERYWHERE:
+            os.sched_setaffinity(0, EVERYWHERE if core is None else {core})
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        if prctl is not None:
+            prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:
+                os._exit(1)
+
+    return begin
+
+
 def free_port() -> int:
     """A port on loopback that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
@@ -74,53 +100,77 @@ def get(url: str, within: float = 2.0) -> str:
         return text
 
 
+def python(module: str, *arguments: str) -> list[str]:
+    """The command that runs one of our modules."""
+    return [sys.executable, "-m", module, *arguments]
+
+
 class Process:
-    """One Python module run as a subprocess; what it logs goes to a file beside the results."""
+    """One command run as a subprocess; what it logs goes to a file beside the results."""
+
+    running: list[Process] = []  # noqa: RUF012 - all there are, so that their work is not taken for a stranger's
 
     def __init__(
         self,
-        module: str,
-        arguments: Sequence[str] = (),
+        command: Sequence[str],
+        name: str,
         environ: Mapping[str, str] | None = None,
         core: int | None = None,
-        log: str = "",
     ) -> None:
         RESULTS.mkdir(exist_ok=True)
-        self.module = module
-        self.log = RESULTS / f"{log or module}.log"
+        self.name = name
+        self.log = RESULTS / f"{name}.log"
         with self.log.open("w") as output:
             self._popen = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                command,
                 cwd=ROOT,
                 env={**os.environ, **(environ or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                preexec_fn=lambda: pin(core),
+                preexec_fn=beginning(core),
             )
+        Process.running.append(self)
 
     def wait_for(self, url: str, within: float = 15.0) -> None:
         """Wait until *url* answers 200."""
         until = time.monotonic() + within
         while time.monotonic() < until:
             if self._popen.poll() is not None:
-                raise BenchmarkError(f"{self.module} ended at once: {self.log.read_text()[-2000:].strip()}")
+                raise BenchmarkError(f"{self.name} ended at once: {self.log.read_text()[-2000:].strip()}")
             with contextlib.suppress(OSError, urllib.error.URLError):
                 get(url)
                 return
             time.sleep(0.05)
-        raise BenchmarkError(f"{self.module} does not answer at {url}; its log is {self.log}")
+        raise BenchmarkError(f"{self.name} does not answer at {url}; its log is {self.log}")
+
+    def family(self) -> list[int]:
+        """Its process id, and those of its children and theirs."""
+        found = [self._popen.pid]
+        for pid in found:
+            with contextlib.suppress(OSError):
+                for task in Path(f"/proc/{pid}/task").iterdir():
+                    found += map(int, (task / "children").read_text().split())
+        return found
 
     def cpu_seconds(self) -> float:
-        """User and system time so far, of all its threads."""
-        fields = Path(f"/proc/{self._popen.pid}/stat").read_text().rpartition(") ")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICK
+        """User and system time so far, of all its threads and workers."""
+        total = 0
+        for pid in self.family():
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+                total += int(fields[11]) + int(fields[12])
+        return total / TICK
 
     def memory_mb(self) -> tuple[float, float]:
-        """Resident memory now, and at its peak, in MB."""
-        lines = Path(f"/proc/{self._popen.pid}/status").read_text().splitlines()
-        kilobytes = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith("Vm")}
-        return int(kilobytes["VmRSS"]) / 1024, int(kilobytes["VmHWM"]) / 1024
+        """Resident memory now, and at its peak, in MB, of all its workers together."""
+        now = peak = 0
+        for pid in self.family():
+            with contextlib.suppress(OSError):
+                lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+                sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith("Vm")}
+                now, peak = now + sizes.get("VmRSS", 0), peak + sizes.get("VmHWM", 0)
+        return now / 1024, peak / 1024
 
     def descriptors(self) -> int:
         """Open file descriptors."""
@@ -132,6 +182,7 @@ class Process:
 
     def stop(self) -> None:
         """Ask it to end; after ten seconds, end it."""
+        Process.running.remove(self)
         self._popen.terminate()
         try:
             self._popen.wait(10)
@@ -164,10 +215,6 @@ class Simulator:
         }
 
 
-PROMPT = Simulator("constant:0", 0, 0, 0)
-"""An upstream without latency or failures."""
-
-
 @dataclass(frozen=True)
 class Running:
     """A server that answers at *url*; *simulator* is None when it plays its own upstream."""
@@ -185,18 +232,20 @@ def running(model: Simulator, cores: Cores, *, embedded: bool = False) -> Iterat
         if not embedded:
             port = free_port()
             upstream = f"http://127.0.0.1:{port}/api/work"
-            simulator = Process(
-                "upstream.simulator", ["--port", str(port), *model.arguments()], core=cores.simulator
-            )
+            command = python("upstream.simulator", "--port", str(port), *model.arguments())
+            simulator = Process(command, "simulator", core=cores.simulator)
             stack.callback(simulator.stop)
             simulator.wait_for(f"{upstream}?latency=constant:0&failure=0&invalid=0&hang=0")
         url = f"http://127.0.0.1:{free_port()}"
-        quiet = {"ACCESS_LOG": "off", "LOG_LEVEL": "warning", "DRAIN_DELAY_MS": "0"}
-        own = {"HOST": "127.0.0.1", "PORT": url.rpartition(":")[2], "WORK_API_URL": upstream}
-        server = Process("server", environ={**quiet, **own, **model.environ()}, core=cores.server)
+        own = {"PORT": url.rpartition(":")[2], "WORK_API_URL": upstream}
+        server = Process(python("server"), "server", {**QUIET, **own, **model.environ()}, cores.server)
         stack.callback(server.stop)
         server.wait_for(f"{url}/ready")
         yield Running(url, server, simulator)
+
+
+QUIET = {"HOST": "127.0.0.1", "ACCESS_LOG": "off", "LOG_LEVEL": "warning", "DRAIN_DELAY_MS": "0"}
+"""How our server runs here: no access log, and no waiting before it ends."""
 
 
 def busy_seconds() -> float:
@@ -208,3 +257,10 @@ def busy_seconds() -> float:
     except OSError:
         return 0.0
     return (user + nice + system + irq + softirq + steal) / TICK
+
+
+def our_seconds() -> float:
+    """Seconds of CPU of everything that we run, ourselves and what has ended included."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    here = time.process_time() + ended.ru_utime + ended.ru_stime
+    return here + sum(process.cpu_seconds() for process in Process.running)

@@ -13,7 +13,7 @@ author = "The Hedgerow developers"
 copyright = "2026, The Hedgerow developers"
 version = release = __version__
 
-extensions = ["reference_tables", "sphinx.ext.autodoc"]
+extensions = ["reference_tables", "faults_table", "sphinx.ext.autodoc"]
 autodoc_member_order = "bysource"
 exclude_patterns = ["_build", "_ext"]
 default_role = "code"

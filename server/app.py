@@ -18,11 +18,11 @@ from server.direct import Direct
 from server.edge import Edge, decorate_all, middleware
 from server.events.handlers import UPSTREAM as EVENTS
 from server.events.routes import add_event_routes
+from server.gate import Gate
 from server.handlers import FanOutHandler
 from server.headers import Decorator
 from server.lifecycle import Lifecycle
 from server.lifespan import ALONE, CIRCUITS, SESSION, Shared, resources
-from server.limiter import InFlightLimiter
 from server.loop_lag import LoopLag
 from server.openapi import Reply, document, problem
 from server.pages import add_pages
@@ -31,7 +31,7 @@ from server.plain import PlainAnswers
 from server.reserve import Appointments
 from server.routes import Route, Table
 from server.settings import Settings
-from server.shedding import Gate, Refuser, Shedding
+from server.shedding import Refuser, Shedding
 from server.telemetry import Telemetry
 from strategies import Strategy
 
@@ -62,13 +62,8 @@ def create_app(
     """
     rng = rng or random.Random(settings.simulator_seed)
     lifecycle, telemetry = Lifecycle(), Telemetry(CollectorRegistry())
-    limiter = InFlightLimiter(rng)
 
-    def observe(seconds: float) -> None:
-        telemetry.loop_lag.observe(seconds)
-        limiter.sample(seconds)
-
-    lag = LoopLag(observe, clock)
+    lag = LoopLag(telemetry.loop_lag.observe, clock)
     strategies: dict[str, Strategy[Any]] = {}
     edge = Edge(telemetry, AccessLog(settings.access_log), clock)
     app = web.Application(middlewares=[middleware(edge, lifecycle)], client_max_size=MAX_BODY)
@@ -106,14 +101,12 @@ def create_app(
     if settings.load_shedding:
         paths = [resource.canonical for resource in app.router.resources()]  # not the pages, which follow
         app[SHEDDING] = Shedding(
-            Gate(limiter, lambda over: asyncio.get_running_loop().call_soon(over), rng),
-            limiter,
+            Gate(lambda then: asyncio.get_running_loop().call_soon(then), clock, lambda: lag.latest, rng),
             Refuser(decorator, settings.cors_origins),
             paths,
             settings.request_timeout,
             telemetry.refused,
         )
-        telemetry.watch_limit(lambda: limiter.limit)
 
     async def session_is_open() -> bool:
         return not app[SESSION].closed

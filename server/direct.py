@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from server.edge import GONE, Edge
 from server.exchange import Exchange
 from server.handlers import FanOutHandler
-from server.head import REQUEST_ID, Head
+from server.head import Head
 from server.lifecycle import Lifecycle
 from server.plain import PlainAnswers
 
@@ -42,7 +42,7 @@ class Direct:
 
     async def answer(self, handler: FanOutHandler, head: Head, arrived: float) -> tuple[bytes, bool]:
         """The whole answer, and whether it is the last one on its connection."""
-        exchange = Exchange(head.field(REQUEST_ID), arrived)
+        exchange = Exchange(head.request_id, arrived)
         status = GONE
         try:
             body = await handler.body(exchange, head.query)

@@ -18,7 +18,7 @@ from server.errors import Problem, from_http, respond
 from server.exchange import EXCHANGE, Exchange
 from server.headers import Decorator, is_preflight, preflight
 from server.lifecycle import Lifecycle
-from server.protocol import EdgeProtocol
+from server.protocol import BAD_BODY, BROKEN_BODY, EdgeProtocol
 from server.telemetry import Telemetry
 
 log = logging.getLogger("hedgerow.server")
@@ -46,6 +46,8 @@ class Edge:
             problem = error
         elif isinstance(error, web.HTTPException):
             problem = from_http(error)
+        elif isinstance(error, BAD_BODY):
+            problem = BROKEN_BODY
         else:
             log.error("a bug: the request %s failed", exchange.id, exc_info=error)
             problem = Problem(500, "internal", "An unexpected error occurred.")

@@ -12,6 +12,11 @@ from strategies import Answered, Deadline, Outcome
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
+def well_formed(given: str | None) -> str | None:
+    """The id that a caller gave, if it may be repeated."""
+    return given if given and _ID.fullmatch(given) else None
+
+
 def new_id() -> str:
     """
     A UUID as `uuid.uuid4` makes it, for 1 µs instead of 4: an id is no secret, so nobody asks the kernel.
@@ -37,7 +42,7 @@ class Exchange:
     __slots__ = ("arrived", "due", "id", "outcomes", "reason", "route", "strategy", "winner")
 
     def __init__(self, given_id: str | None, arrived: float) -> None:
-        self.id = given_id if given_id and _ID.fullmatch(given_id) else new_id()
+        self.id = well_formed(given_id) or new_id()
         self.arrived = arrived
         self.route = "other"
         self.strategy: str | None = None

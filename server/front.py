@@ -29,9 +29,9 @@ from strategies import Verdict
 from upstream.admission import Permit, Refusal
 
 PRIVATE = (
-    *("_request_in_progress", "_waiter", "_messages", "_upgraded", "_paused", "_close", "_force_close"),
+    *("_request_in_progress", "_messages", "_upgraded", "_paused", "_close", "_force_close"),
     *("_next_keepalive_close_time", "_keepalive_timeout", "_handle_request", "_process_keepalive"),
-    "_handler_waiter",
+    *("_handler_waiter", "_waiter", "_request_handler"),
 )
 """What is used here of aiohttp's connection handler and promised nowhere; a test watches that it is there."""
 END = b"\r\n\r\n"
@@ -43,11 +43,13 @@ class FrontProtocol(EdgeProtocol):
     """One connection. Without *shedding* everybody is taken."""
 
     __slots__ = (
+        "_answerer",
         "_answering",
         "_direct",
+        "_handed",
         "_held",
-        "_held_since",
         "_lifecycle",
+        "_next",
         "_permit",
         "_shedding",
         "_whole",
@@ -67,46 +69,51 @@ class FrontProtocol(EdgeProtocol):
         self._lifecycle = lifecycle
         self._permit: Permit | None = None  # of the request that is under way, or about to be
         self._whole = True  # the parser is between two requests
-        self._answering: asyncio.Task[None] | None = None  # the request that is answered directly
+        self._handed = 0  # requests that aiohttp has not answered yet
+        self._answering = False  # a request directly
+        self._answerer: asyncio.Task[None] | None = None
+        self._next: asyncio.Future[tuple[FanOutHandler, Head]] | None = None  # what it waits for
         self._held = b""  # what came after it
-        self._held_since = 0.0
 
     def data_received(self, data: bytes) -> None:
         """Refuse what came, answer it, or hand it to aiohttp."""
-        if self._answering is not None:
+        if self._answering or self._held:
             self._hold(data)
             return
-        waiter = self._waiter
-        if waiter is None or waiter.done() or not data:  # not idle, or aiohttp wants its rest parsed
-            self._whole = False
-            super().data_received(data)
-            return
-        open_ = self._whole and not self._paused and not self._lifecycle.draining
-        head = read_head(data) if open_ else None
-        if not self._admitted(head):
-            return
-        if head is not None and (handler := self._direct.handler(head)) is not None:
-            self._begin(handler, head)
-            return
-        web.RequestHandler.data_received(self, data)
-        if not waiter.done():  # it takes more bytes to make a request
-            self._whole = False
-            self._give_back()
-        else:
-            messages, single = self._messages, data.find(END) == len(data) - len(END)
-            self._whole = single and len(messages) == 1 and messages[0][1].is_eof() and not self._upgraded
+        head = read_head(data) if self._whole and self._is_idle() else None
+        if head is not None:
+            if not self._admitted(head):
+                return
+            if (handler := self._direct.handler(head)) is not None:
+                self._begin(handler, head)
+                return
+        elif not self._handed:  # what comes after a request would make that request look younger
+            self.arrived = time.monotonic() - self._arrival.age()
+        self._parse(data)
 
-    def _admitted(self, head: Head | None) -> bool:
-        """Note when the bytes arrived; take the request, or refuse it. What is no *head* is asked later."""
+    def _is_idle(self) -> bool:
+        """Whether a request that comes now is the only one, and will not be the last."""
+        closing = self._close or self._force_close or self._lifecycle.draining
+        return not (self._handed or self._paused or closing)
+
+    def _parse(self, data: bytes) -> None:
+        """Hand *data* to aiohttp; note what it has under way, and whether it waits for more."""
+        messages, before = self._messages, len(self._messages)
+        super()._parse(data)
+        found = len(messages) - before
+        self._handed += found
+        if data:
+            single = found == 1 and data.find(END) == len(data) - len(END)
+            self._whole = single and messages[-1][1].is_eof() and not self._upgraded
+
+    def _admitted(self, head: Head) -> bool:
+        """Note when the request arrived; take it, or refuse it."""
         now, shedding = time.monotonic(), self._shedding
-        if head is None or shedding is None or not shedding.covers(head.path):
-            self.arrived = now - self._age()
+        if shedding is None or not shedding.covers(head.path):
+            self.arrived = now - self._arrival.age()
             return True
-        limiter = shedding.limiter
-        # Where it will be refused anyhow, its age is a system call for nothing.
-        age = self._age() if limiter.in_flight < limiter.limit else 0.0
-        self.arrived = now - age
-        permit = shedding.admit(head.query, now, age)
+        self.arrived = now
+        permit = shedding.admit(head.query, now, self._waited)
         if isinstance(permit, Refusal):
             self._write(shedding.answer(head, permit))
             shedding.count(permit.reason)
@@ -114,35 +121,52 @@ class FrontProtocol(EdgeProtocol):
         self._permit = permit
         return True
 
+    def _waited(self) -> float:
+        """How long the request has waited in the kernel; it arrived by so much earlier."""
+        age = self._arrival.age()
+        self.arrived -= age
+        return age
+
     # The direct way.
 
     def _begin(self, handler: FanOutHandler, head: Head) -> None:
         """Answer this request; until then aiohttp is told that one is in progress."""
-        self._request_in_progress = True
-        self._answering = self._loop.create_task(self._answer(handler, head))
+        self._request_in_progress = self._answering = True
+        if self._next is not None:
+            self._next.set_result((handler, head))
+            self._next = None
+        else:
+            self._answerer = self._loop.create_task(self._answer(handler, head))
 
     async def _answer(self, handler: FanOutHandler, head: Head) -> None:
-        last = False
-        try:
-            answer, last = await self._direct.answer(handler, head, self.arrived)
-            self._write(answer)
-        finally:
-            self._end(last)
+        """Answer one request after the other: to wait for the next costs 5 µs less than a task for each."""
+        while True:
+            last = True
+            try:
+                answer, last = await self._direct.answer(handler, head, self.arrived)
+                self._write(answer)
+            finally:
+                self._end(last)
+            coming = self._next = self._loop.create_future()
+            if self._held:
+                self._loop.call_soon(self._unhold)
+            handler, head = await coming
 
     def _end(self, last: bool) -> None:
         """The request has been answered, or its caller is gone."""
-        self._answering = None
-        self._request_in_progress = False
+        self._request_in_progress = self._answering = False
         if self._handler_waiter is not None:  # aiohttp's own end waits for this request
             self._handler_waiter.set_result(None)
         self._give_back()
-        transport = self.transport
         if last:
             self.force_close()
-        elif self._held and transport is not None:
-            held, self._held = self._held, b""
+
+    def _unhold(self) -> None:
+        """It is the turn of what came too early."""
+        held, self._held = self._held, b""
+        if self.transport is not None:
             if len(held) > MOST_HELD:
-                transport.resume_reading()
+                self.transport.resume_reading()
             self.data_received(held)
 
     def _hold(self, data: bytes) -> None:
@@ -159,7 +183,7 @@ class FrontProtocol(EdgeProtocol):
 
     def _process_keepalive(self) -> None:
         """Close the connection if it is idle, which aiohttp thinks of one that is answered directly."""
-        if self._answering is not None:
+        if self._answering:
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         super()._process_keepalive()
 
@@ -180,7 +204,8 @@ class FrontProtocol(EdgeProtocol):
             and request.method != "OPTIONS"
             and shedding.covers(request.path)
         ):
-            permit = shedding.limiter.admit(time.monotonic())
+            now = time.monotonic()
+            permit = shedding.admit(request.rel_url.raw_query_string, now, lambda: now - self.arrived)
             if isinstance(permit, Refusal):
                 request_handler = self._refusing(shedding, permit)
             else:
@@ -188,6 +213,7 @@ class FrontProtocol(EdgeProtocol):
         try:
             return await super()._handle_request(request, start_time, request_handler)
         finally:
+            self._handed = max(0, self._handed - 1)  # what follows a refused upgrade was never counted
             self._give_back()
 
     def _refusing(
@@ -208,8 +234,8 @@ class FrontProtocol(EdgeProtocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The caller has gone."""
-        if self._answering is not None:
-            self._answering.cancel()
+        if self._answerer is not None:
+            self._answerer.cancel()
         self._give_back()
         super().connection_lost(exc)
 

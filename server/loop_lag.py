@@ -1,8 +1,7 @@
 """How late the event loop is: the one delay that is ours and not the upstream's.
 
 A timer that should fire every 20 ms tells by how much it was late. The recent worst is part of what is kept
-back of a caller's timeout (`server.reserve`), and each lag moves the limit on what comes in
-(`server.limiter`).
+back of a caller's timeout (`server.reserve`), and while it is large nobody gets extra attempts.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ class LoopLag:
         self._observe = observe
         self._clock = clock
         self._timer: asyncio.TimerHandle | None = None
-        self.recent = 0.0
+        self.latest = self.recent = 0.0
 
     def start(self) -> None:
         """Begin, on the running loop."""
@@ -34,7 +33,7 @@ class LoopLag:
             self._timer.cancel()
 
     def _tick(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
-        lag = max(0.0, self._clock() - due)
+        lag = self.latest = max(0.0, self._clock() - due)
         self.recent = max(lag, self.recent * DECAY)
         self._observe(lag)
         self._schedule(loop)

@@ -25,6 +25,8 @@ from server.app import DIRECT, LIFECYCLE, SHEDDING, TELEMETRY
 from server.front import front
 from server.headers import Decorator
 from server.lifecycle import Lifecycle
+from server.listener import Listener
+from server.patience import Patience
 from server.protocol import EdgeProtocol
 from server.settings import Settings
 
@@ -32,7 +34,9 @@ log = logging.getLogger("hedgerow.server")
 
 BACKLOG = 4096
 KEEPALIVE = 75.0
-"""Seconds an idle connection is kept, as nginx does; also how long a caller may take to send its headers."""
+"""Seconds an idle connection is kept, as nginx does."""
+LINGER = 2.0
+"""Seconds for which the rest of an unwanted body is read, so that its caller gets to read the answer."""
 
 QUIET = 1.0
 """Seconds that a connection has been idle, while we were leaving, before it may be closed."""
@@ -142,6 +146,8 @@ async def serving(
     try:
         assert runner.server is not None  # noqa: S101 - setup() made it
         farewell = Farewell(runner.server, app[LIFECYCLE])
+        loop = asyncio.get_running_loop()
+        heads, bodies = Patience(settings.header_timeout, loop), Patience(settings.body_timeout, loop)
         factory = front(
             runner.server,
             Decorator(settings.cors_origins),
@@ -149,18 +155,24 @@ async def serving(
             app[DIRECT],
             app.get(SHEDDING),
             app[LIFECYCLE],
+            heads=heads,
+            bodies=bodies,
             access_log=None,
             keepalive_timeout=KEEPALIVE,
+            lingering_time=LINGER,
+            auto_decompress=False,  # a compressed body is refused, not opened
         )
-        server = await asyncio.get_running_loop().create_server(factory, sock=sock, backlog=BACKLOG)
+        listener = Listener(sock, factory)
         host, port = sock.getsockname()[:2]
+        listener.open()
         try:
             yield f"http://{f'[{host}]' if ':' in host else host}:{port}", farewell
         finally:
             quiet = min(QUIET, settings.drain_delay) if app[LIFECYCLE].draining else 0.0
-            server.close()
-            await asyncio.sleep(0)  # connections accepted a moment ago get their handler
+            await listener.close()
             await farewell.complete(quiet, settings.shutdown_timeout)
+            heads.close()
+            bodies.close()
     finally:
         await runner.cleanup()
 

@@ -36,6 +36,8 @@ class Settings:
     port: int
     workers: int
     request_timeout: float
+    header_timeout: float
+    body_timeout: float
     access_log: str
     log_level: str
     cors_origins: tuple[str, ...]
@@ -141,6 +143,21 @@ class SettingsSchema(Schema):
         load_default=30.0,
         validate=Range(1, 600_000),
         metadata={"description": "The longest ``timeout`` a caller may ask for, and the one without asking."},
+    )
+    header_timeout = _Milliseconds(
+        data_key="HEADER_TIMEOUT_MS",
+        load_default=5.0,
+        validate=Range(1, 600_000),
+        metadata={
+            "description": "How long a new connection may be silent, and how long the headers of a request "
+            "may take from their first byte."
+        },
+    )
+    body_timeout = _Milliseconds(
+        data_key="BODY_TIMEOUT_MS",
+        load_default=10.0,
+        validate=Range(1, 600_000),
+        metadata={"description": "How long the body of a request may take from the end of its headers."},
     )
     access_log = f.String(
         data_key="ACCESS_LOG",

@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-Numbers: TypeAlias = defaultdict[tuple[str, ...], int]
+Numbers: TypeAlias = defaultdict[tuple[str | int, ...], int]
 """A number for each combination of label values."""
 
 
@@ -92,7 +92,7 @@ class Tallies(Collector):
         def family() -> Metric:
             family = make()
             for key, number in kept.items():
-                family.add_metric(key, number)
+                family.add_metric([*map(str, key)], number)
             return family
 
         self._families.append(family)

@@ -143,7 +143,7 @@ class Telemetry:
         )
         self._shed = tallies.counter(
             "hedgerow_shed",
-            "Requests refused for overload: limit, loop (it is behind) or age (they waited too long).",
+            "Requests refused for overload: for the wait that is before them, or the age that they have.",
             ["reason"],
         )
         self.loop_lag = tallies.histogram(
@@ -154,11 +154,6 @@ class Telemetry:
             "hedgerow_scrape_seconds",
             "How long it took to gather these metrics, from all workers.",
             buckets=SECONDS,
-            registry=registry,
-        )
-        self._in_flight_limit = Gauge(
-            "hedgerow_in_flight_limit",
-            "How many requests may be under way at once; 0 with load shedding off.",
             registry=registry,
         )
         self._losers = Gauge(
@@ -200,11 +195,11 @@ class Telemetry:
         if slack < 0:
             self._missed[(route,)] += 1
         if result.winner is not None:
-            self._wins[route, str(result.winner.attempt.number)] += 1
+            self._wins[route, result.winner.attempt.number] += 1
 
     def response(self, route: str, status: int, reason: str, seconds: float) -> None:
         """A request was answered, or its caller went away (499)."""
-        self._responses[route, str(status), reason] += 1
+        self._responses[route, status, reason] += 1
         self._response_seconds[(route,)].observe(seconds)
 
     def refused(self, reason: str) -> None:
@@ -218,10 +213,6 @@ class Telemetry:
     def watch_circuits(self, circuits: Circuits, clock: Callable[[], float]) -> None:
         """Show how each circuit stands."""
         self.registry.register(CircuitCollector(circuits, clock))
-
-    def watch_limit(self, limit: Callable[[], float]) -> None:
-        """Show how many requests may be under way."""
-        self._in_flight_limit.set_function(limit)
 
     def watch(self, reaper: Reaper, clock: Callable[[], float]) -> None:
         """Show how many losers the reaper holds, and how many of them will not end."""

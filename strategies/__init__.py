@@ -24,6 +24,7 @@ from strategies.outcome import (
     TimedOut,
     Verdict,
 )
+from strategies.pending import Coming, Pending, coming, listen
 from strategies.reaper import Reaper
 from strategies.registry import build_options, change_options, find_named, find_strategy
 from strategies.value import value
@@ -39,6 +40,7 @@ __all__ = [
     "Budget",
     "Cancelled",
     "CollectStrategy",
+    "Coming",
     "Deadline",
     "Failed",
     "FanOut",
@@ -49,6 +51,7 @@ __all__ = [
     "LatencyModel",
     "NoOptions",
     "Outcome",
+    "Pending",
     "Reaper",
     "Rejected",
     "Request",
@@ -59,7 +62,9 @@ __all__ = [
     "Verdict",
     "build_options",
     "change_options",
+    "coming",
     "find_named",
     "find_strategy",
+    "listen",
     "value",
 ]

@@ -28,6 +28,7 @@ from strategies.outcome import (
     TimedOut,
     Verdict,
 )
+from strategies.pending import Coming, coming, listen, unlisten
 from strategies.reaper import Reaper
 
 
@@ -67,8 +68,8 @@ class FanOut:
         self._reaper = reaper
         self._loop = asyncio.get_running_loop()
         self._attempts: list[tuple[Attempt, float]] = []
-        self._outcomes: dict[int, Outcome] = {}
-        self._running: dict[asyncio.Future[Outcome], tuple[Attempt, float]] = {}
+        self._outcomes: list[Outcome | None] = []  # by the number of the attempt
+        self._running: dict[Coming, int] = {}
         self._ready: deque[Outcome] = deque()
         self._claimed: tuple[Answered, ...] = ()
         self._waiter: asyncio.Future[None] | None = None
@@ -87,14 +88,16 @@ class FanOut:
         if self.expired or now >= self._deadline.at:
             self.expired = True
             return
-        attempt = Attempt(self._request, target, len(self._attempts), self._deadline, hedge, optional)
+        number = len(self._attempts)
+        attempt = Attempt(self._request, target, number, self._deadline, hedge, optional)
         self._attempts.append((attempt, now))
+        self._outcomes.append(None)
         if hedge and not self._reaper.allows_hedge():
             self._settle(Rejected(attempt, now, now, "reaper_full", "too many losers are still winding down"))
             return
-        future = asyncio.ensure_future(self._fetch(attempt))
-        self._running[future] = (attempt, now)
-        future.add_done_callback(self._ended)
+        outcome = coming(self._fetch(attempt))
+        self._running[outcome] = number
+        listen(outcome, self._ended)
 
     async def next(self, within: float | None = None) -> Outcome | None:
         """
@@ -130,7 +133,7 @@ class FanOut:
         """The successful answers so far, in the order of their attempts."""
         return tuple(
             outcome
-            for _, outcome in sorted(self._outcomes.items())
+            for outcome in self._outcomes
             if isinstance(outcome, Answered) and outcome.verdict is Verdict.SUCCESS
         )
 
@@ -153,13 +156,14 @@ class FanOut:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        now = self._loop.time()
-        for future in self._running:
-            future.remove_done_callback(self._ended)
-            self._reaper.take(future, now)
-        if len(self._outcomes) > len(self._claimed):
+        if self._running:
+            now = self._loop.time()
+            for loser in self._running:
+                unlisten(loser, self._ended)
+                self._reaper.take(loser, now)
+        if len(self._attempts) > len(self._claimed) or error is not None:
             claimed = self._claimed if error is None else ()
-            for outcome in self._outcomes.values():
+            for outcome in self._outcomes:
                 if isinstance(outcome, Answered) and not any(outcome is one for one in claimed):
                     outcome.close()
 
@@ -188,9 +192,10 @@ class FanOut:
         self.expired = bool(self._running)
         self._wake()
 
-    def _ended(self, future: asyncio.Future[Outcome]) -> None:
-        attempt, started = self._running.pop(future)
+    def _ended(self, future: Coming) -> None:
+        number = self._running.pop(future)
         if future.cancelled():
+            attempt, started = self._attempts[number]
             self._settle(Cancelled(attempt, started, self._loop.time()))
         elif error := future.exception():
             self._bug = error
@@ -204,11 +209,11 @@ class FanOut:
 
     def _result(self, verdict: Verdict, answers: tuple[Answered, ...], winner: Answered | None) -> Result:
         self._claimed = answers
-        outcomes = tuple(
-            self._outcomes.get(attempt.number) or self._unfinished(attempt, started)
-            for attempt, started in self._attempts
-        )
-        return Result(outcomes, answers, verdict, winner, self.expired)
+        outcomes = [
+            outcome or self._unfinished(attempt, started)
+            for outcome, (attempt, started) in zip(self._outcomes, self._attempts, strict=True)
+        ]
+        return Result(tuple(outcomes), answers, verdict, winner, self.expired)
 
     def _unfinished(self, attempt: Attempt, started: float) -> Outcome:
         now = self._loop.time()

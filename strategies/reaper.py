@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from strategies.outcome import Answered, Outcome
+from strategies.outcome import Answered
+from strategies.pending import Coming, listen
 
 PORTION = 4
 """Losers cancelled in one go, at least."""
@@ -41,8 +42,8 @@ class Reaper:
         self._limit = limit
         self._grace = grace
         self._patience = patience
-        self._losers: dict[asyncio.Future[Outcome], float] = {}
-        self._fresh: deque[asyncio.Future[Outcome]] = deque()
+        self._losers: dict[Coming, float] = {}
+        self._fresh: deque[Coming] = deque()
         self.refused = 0
 
     @property
@@ -64,10 +65,10 @@ class Reaper:
         """Losers that lost more than *patience* seconds before *now* and still run."""
         return sum(taken + self._patience < now for taken in self._losers.values())
 
-    def take(self, loser: asyncio.Future[Outcome], now: float) -> None:
+    def take(self, loser: Coming, now: float) -> None:
         """Keep *loser* until it has ended, and cancel it if it does not within the grace."""
         self._losers[loser] = now
-        loser.add_done_callback(self._bury)
+        listen(loser, self._bury)
         if not self._fresh:
             loser.get_loop().call_later(self._grace, self._sweep, loser.get_loop())
         self._fresh.append(loser)
@@ -90,7 +91,7 @@ class Reaper:
         if self._fresh:
             loop.call_later(PAUSE, self._sweep, loop)
 
-    def _bury(self, loser: asyncio.Future[Outcome]) -> None:
+    def _bury(self, loser: Coming) -> None:
         del self._losers[loser]
         if loser.cancelled():
             return

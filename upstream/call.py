@@ -8,6 +8,8 @@ from strategies import value
 
 DEFAULT_OPERATION = "default"
 """What an upstream with one kind of call calls it."""
+MAX_INTERIM = 100
+"""Interim answers (1xx) that a call takes before its answer. More than one a second has no good reason."""
 
 
 @value

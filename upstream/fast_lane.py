@@ -20,8 +20,8 @@ from typing import Protocol
 import httptools
 from multidict import CIMultiDict
 
-from strategies import Attempt, Failed, Fetch, Outcome
-from upstream.call import Answer, Call
+from strategies import Attempt, Failed, Fetch, Outcome, Pending
+from upstream.call import MAX_INTERIM, Answer, Call
 from upstream.faults import FAULTS, detail_of, reason_of
 from upstream.lease import Lease, Leases
 from upstream.spec import UpstreamSpec
@@ -93,8 +93,8 @@ class RawHeaders(Mapping[str, str]):
         return len(self._look())
 
 
-class _Reply(asyncio.Future[Outcome]):
-    """The outcome to come. Cancelling it tells the lane at once, without a callback on every call."""
+class _Reply(Pending):
+    """The outcome to come. Cancelling it tells the lane, without a listener on every call."""
 
     lane: Lane | None = None
 
@@ -234,9 +234,11 @@ class Lane(asyncio.Protocol):
         "_answered",
         "_attempt",
         "_body",
+        "_coded",
         "_drain_timer",
         "_error",
         "_headers",
+        "_interim",
         "_lease",
         "_limit",
         "_parser",
@@ -257,6 +259,7 @@ class Lane(asyncio.Protocol):
     _answered: bool
     _surplus: bool
     _until_close: bool
+    _coded: bool
     _error: tuple[str, str] | None
 
     def __init__(self, road: FastLane, lease: Lease) -> None:
@@ -268,6 +271,7 @@ class Lane(asyncio.Protocol):
         self._started = 0.0
         self._drain_timer: asyncio.TimerHandle | None = None
         self._parser = httptools.HttpResponseParser(self)
+        self._interim = 0
         self._reset()
         self.idle_since = 0.0
         self.usable = True
@@ -360,24 +364,30 @@ class Lane(asyncio.Protocol):
         if self._answered:
             return
         self._headers.append((name, text))
-        if len(self._headers) > MAX_HEADERS or len(name) + len(text) > MAX_HEADER_BYTES:
-            self._refuse("protocol_error", "Too many headers, or too large ones")
 
     def on_headers_complete(self) -> None:
         if self._answered:
             return
         self._status = self._parser.get_status_code()
         bounded = False
+        large = len(self._headers) > MAX_HEADERS
         for name, text in self._headers:
-            if len(name) == 14 and name.lower() == b"content-length":
+            size = len(name)
+            if size + len(text) > MAX_HEADER_BYTES:
+                large = True
+            if size == 14 and name.lower() == b"content-length":
                 bounded = True
                 self._promised = int(text[:18]) if text.isdigit() else 0
                 if self._promised > self._limit:
                     self._refuse(
                         "too_large", f"the body of {self._promised} bytes is over the limit of {self._limit}"
                     )
-            elif len(name) == 17 and name.lower() == b"transfer-encoding":
+            elif size == 17 and name.lower() == b"transfer-encoding":
                 bounded = True
+            elif size == 16 and name.lower() == b"content-encoding":
+                self._coded = True
+        if large:
+            self._refuse("protocol_error", "Too many headers, or too large ones")
         self._until_close = not bounded
         self._size = 0
 
@@ -393,7 +403,10 @@ class Lane(asyncio.Protocol):
         if self._answered:
             self._surplus = True
         elif 100 <= self._status < 200:
-            self._reset()  # an interim response; the real one follows
+            self._reset()  # the real one follows
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                self._refuse("protocol_error", "Too many interim answers")
         else:
             self._answered = True
             # Only now does the parser know; after this callback it has begun to forget.
@@ -411,6 +424,7 @@ class Lane(asyncio.Protocol):
         self._answered = False
         self._surplus = False
         self._until_close = False
+        self._coded = False
         self._error = None
 
     def _refuse(self, reason: str, detail: str) -> None:
@@ -420,18 +434,19 @@ class Lane(asyncio.Protocol):
     def _answer(self, reusable: bool) -> None:
         """The answer is complete: hand it over, and make the lane free."""
         reply, attempt = self._reply, self._attempt
-        status, headers, body = self._status, self._headers, b"".join(self._body)
+        status, headers, coded = self._status, self._headers, self._coded
+        body = b"".join(self._body)
         self._end_call()
         if reply is not None and attempt is not None:
             now = self._road.clock()
             try:
-                body = _decoded(headers, body, self._limit)
+                body = _decoded(headers, body, self._limit) if coded else body
             except _Undecodable as error:
                 reusable = False
-                reply.set_result(Failed(attempt, self._started, now, error.reason, error.detail))
+                reply.settle(Failed(attempt, self._started, now, error.reason, error.detail))
             else:
                 answer = Answer(status, RawHeaders(headers), body)
-                reply.set_result(judge(self._road.spec, attempt, self._started, now, answer))
+                reply.settle(judge(self._road.spec, attempt, self._started, now, answer))
         if reusable and self.usable:
             self._road.free(self)
         else:
@@ -441,7 +456,7 @@ class Lane(asyncio.Protocol):
         reply, attempt = self._reply, self._attempt
         self._end_call()
         if reply is not None and attempt is not None:
-            reply.set_result(Failed(attempt, self._started, self._road.clock(), reason, detail))
+            reply.settle(Failed(attempt, self._started, self._road.clock(), reason, detail))
 
     def _end_call(self) -> None:
         if self._reply is not None:
@@ -453,6 +468,7 @@ class Lane(asyncio.Protocol):
             self._drain_timer = None
             self._limit = self._road.spec.max_body
             self._road.drained()
+        self._interim = 0
         self._reset()
 
 

@@ -5,11 +5,10 @@ It listens to the future instead of awaiting it: a coroutine around every attemp
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from strategies import Attempt, Fetch, Outcome
+from strategies import Attempt, Coming, Fetch, coming, listen
 
 EARLY = 0.002
 """Seconds that a timer of uvloop may fire early (1.4 ms measured): what is cancelled then was out of time."""
@@ -31,12 +30,12 @@ class AttemptObserver(Protocol):
 def observe(fetch: Fetch, observer: AttemptObserver, clock: Callable[[], float]) -> Fetch:
     """*fetch*, watched by *observer*, timed by *clock*."""
 
-    def observed(attempt: Attempt) -> asyncio.Future[Outcome]:
+    def observed(attempt: Attempt) -> Coming:
         started = clock()
         observer.attempt_started(attempt)
-        future = asyncio.ensure_future(fetch(attempt))
+        outcome = coming(fetch(attempt))
 
-        def ended(done: asyncio.Future[Outcome]) -> None:
+        def ended(done: Coming) -> None:
             now = clock()
             if done.cancelled():
                 reason = "timeout" if now >= attempt.deadline.at - EARLY else "cancelled"
@@ -46,7 +45,7 @@ def observe(fetch: Fetch, observer: AttemptObserver, clock: Callable[[], float])
                 reason = done.result().reason
             observer.attempt_ended(attempt, reason, now - started)
 
-        future.add_done_callback(ended)
-        return future
+        listen(outcome, ended)
+        return outcome
 
     return observed

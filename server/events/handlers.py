@@ -134,10 +134,16 @@ async def _read_json(request: web.Request) -> object:
     return document
 
 
+MOST_FIELDS = 100
+"""Of a body that is looked at field by field: a hundred thousand unknown ones take 0.3 s."""
+
+
 def _valid(schema: Schema, given: object) -> dict[str, Any]:
     """What *schema* makes of *given*; raises a 400 that names each field."""
     if not isinstance(given, dict):
         raise invalid({"body": ["Must be a JSON object."]})
+    if len(given) > MOST_FIELDS:
+        raise invalid({"body": [f"Must have at most {MOST_FIELDS} fields."]})
     try:
         loaded: dict[str, Any] = schema.load(given)
     except ValidationError as error:

@@ -97,6 +97,7 @@ async def four(port: int) -> AsyncIterator[Workers]:
         shared.close()
 
 
+@pytest.mark.fault(70)
 async def test_one_probe_over_all_workers(upstream: tuple[int, list[int]]) -> None:
     """Failures count together, the open circuit is seen by all, and each half-open time has one call."""
     port, calls = upstream
@@ -121,6 +122,7 @@ async def test_one_probe_over_all_workers(upstream: tuple[int, list[int]]) -> No
         assert seen == [(1, "closed")] * WORKERS
 
 
+@pytest.mark.fault(70)
 async def test_the_probe_of_a_killed_worker_is_given_up(upstream: tuple[int, list[int]]) -> None:
     """After its lease another worker probes."""
     port, calls = upstream

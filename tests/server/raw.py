@@ -13,6 +13,7 @@ from server.app import ROUTES, SHEDDING, create_app
 from server.routes import load_table
 from server.serve import listen, serving
 from server.settings import load_settings
+from upstream.admission import Refusal
 
 
 class Connection:
@@ -37,7 +38,7 @@ class Connection:
 
 
 class Server:
-    """An application that is served as it is run, and whose limit the test can move."""
+    """An application that is served as it is run, and whose gate the test can shut."""
 
     def __init__(self, app: web.Application, port: int, stack: AsyncExitStack) -> None:
         self.app = app
@@ -51,15 +52,17 @@ class Server:
         return Connection(reader, writer)
 
     def full(self, *, full: bool = True) -> None:
-        """Set the limit to nothing, or back."""
-        limiter = self.app[SHEDDING].limiter
-        limiter.limit = 0.0 if full else 1000.0
-        limiter.sample = lambda lag: None  # type: ignore[method-assign]  # it stays so
+        """Refuse everybody, or nobody any more."""
+        gate = self.app[SHEDDING].gate
+        if full:
+            gate.admit = lambda now, age, timeout: Refusal("wait", 2)  # type: ignore[method-assign]
+        else:
+            del gate.admit
 
     @property
     def in_flight(self) -> int:
-        """As the limiter counts it."""
-        return self.app[SHEDDING].limiter.in_flight
+        """As the gate counts it."""
+        return self.app[SHEDDING].gate.in_flight
 
     async def metric(self, name: str) -> float:
         """One sample of ``/metrics``."""

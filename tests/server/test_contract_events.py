@@ -109,6 +109,7 @@ class TestReads:
         ]
         assert {one["details"] for one in events} == {"This is the first event"}
 
+    @pytest.mark.fault(41)
     async def test_a_network_error_is_tried_once_more(self, client: Client, service: EventService) -> None:
         """The caller does not see that the first call was dropped."""
         drops = iter([True, False])
@@ -205,6 +206,7 @@ class TestEventsOfUser:
             "1%0A",
         ],
     )
+    @pytest.mark.fault(28)
     async def test_a_user_id_that_cannot_be_one(
         self, client: Client, service: EventService, user: str
     ) -> None:
@@ -333,6 +335,7 @@ class TestAddEvent:
             (None, ["body"]),
         ],
     )
+    @pytest.mark.fault(30)
     async def test_a_body_that_is_wrong_names_each_field(
         self, client: Client, service: EventService, event: object, fields: list[str]
     ) -> None:
@@ -357,12 +360,14 @@ class TestAddEvent:
             '{"name": "a", "userId": "1"}'.encode("utf-16"),
         ],
     )
+    @pytest.mark.fault(30)
     async def test_a_body_that_is_no_json(self, client: Client, service: EventService, raw: bytes) -> None:
         """400, whatever its depth."""
         status, body, _ = await add(client, data=raw, headers=JSON)
         assert (status, body["code"]) == (400, "invalid_json")
         assert service.calls == {}
 
+    @pytest.mark.fault(11)
     async def test_a_huge_body_is_413(self, client: Client, service: EventService) -> None:
         """Over 1 MiB, with a length and without."""
 
@@ -484,6 +489,7 @@ class TestCircuit:
         status, body = await ask(client, "/getUsers")
         assert (status, body["retryAfter"]) == (503, 3) or body["retryAfter"] == 4
 
+    @pytest.mark.fault(69)
     async def test_four_hundreds_of_the_upstream_do_not_open_it(self, front: Start) -> None:
         """They are its word on the request."""
 

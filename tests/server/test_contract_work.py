@@ -158,6 +158,7 @@ async def test_a_payload_is_handed_on_to_the_byte(client: Client, upstream: Upst
         *("%D9%A5", "\u0665", "9" * 400, "null", "true", "5%00", "5&timeout=9", "%FF"),
     ],
 )
+@pytest.mark.fault(22, 23, 24)
 async def test_anything_but_a_whole_number_in_range_is_400(
     client: Client, upstream: Upstream, route: str, timeout: str
 ) -> None:
@@ -177,12 +178,14 @@ async def test_anything_but_a_whole_number_in_range_is_400(
 @pytest.mark.parametrize(
     "query", ["", "?timeout=30000", "?timeout=4999", "?timeout=5001", "?utm=1&timeout=500"]
 )
+@pytest.mark.fault(21, 25, 29)
 async def test_a_timeout_in_range_or_none_is_fine(client: Client, query: str) -> None:
     """Parameters that we do not know are ignored."""
     assert (await ask(client, f"/api/first{query}"))[0] == 200
 
 
 @pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.fault(25)
 async def test_a_timeout_of_one_millisecond_is_answered(
     client: Client, upstream: Upstream, route: str
 ) -> None:
@@ -192,6 +195,7 @@ async def test_a_timeout_of_one_millisecond_is_answered(
     assert status == {"/api/smart": 503, "/api/within-timeout": 200}.get(route, 500)
 
 
+@pytest.mark.fault(21, 23)
 async def test_without_a_timeout_the_longest_one_holds(serve: Serve, upstream: Upstream) -> None:
     """REQUEST_TIMEOUT_MS is both the maximum and the default."""
     upstream.plays("hang")
@@ -220,6 +224,7 @@ async def test_the_error_document_has_all_its_members(client: Client, upstream: 
     assert 0 <= first["startedMs"] <= first["endedMs"]
 
 
+@pytest.mark.fault(18)
 async def test_a_caller_who_goes_away_releases_the_upstream(client: Client, upstream: Upstream) -> None:
     """The calls under way are cancelled, and the metrics count a 499."""
     upstream.plays("hang")

@@ -51,6 +51,7 @@ async def test_the_mode_chooses(
     assert [line["status"] for line in lines(caplog)] == seen
 
 
+@pytest.mark.fault(31)
 async def test_no_secret_reaches_the_log(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     """Not from headers, query or body; a malformed request id is not repeated either."""
     caplog.set_level(logging.DEBUG)
@@ -66,6 +67,7 @@ async def test_no_secret_reaches_the_log(serve: Serve, caplog: pytest.LogCapture
     assert CANARY not in repr(ours)
 
 
+@pytest.mark.fault(31)
 def test_a_line_is_one_json_object_whatever_it_carries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Control characters and line separators are escaped; an exception is part of its line."""
     stream = io.StringIO()

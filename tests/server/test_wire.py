@@ -66,6 +66,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
+@pytest.mark.fault(1, 2, 3, 4, 5, 6, 7, 9, 16)
 async def test_bytes_that_are_no_request(port: int, name: str, caplog: pytest.LogCaptureFixture) -> None:
     """400 as a problem document, connection closed, nothing echoed, no version, no traceback in the log."""
     raw = BAD[name] + (GET + b"\r\n" if name == "TLS" else b"")
@@ -79,6 +80,7 @@ async def test_bytes_that_are_no_request(port: int, name: str, caplog: pytest.Lo
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING or one.exc_info]
 
 
+@pytest.mark.fault(1)
 async def test_a_request_smuggled_behind_a_bad_one_is_not_served(port: int) -> None:
     """After a request that cannot be parsed nothing else on that connection is read."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -256,6 +256,7 @@ class TestRestraint:
 
         run_virtual(story())
 
+    @pytest.mark.fault(60)
     @pytest.mark.parametrize("refused", [True, False])
     def test_an_upstream_that_asks_for_a_pause_gets_one(self, refused: bool) -> None:
         """By a refusal of ours or by an answer of its own; another upstream is asked at once."""

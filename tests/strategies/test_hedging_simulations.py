@@ -58,6 +58,7 @@ def test_a_root_over_a_hundred_leaves_sheds_the_tail_of_its_leaves() -> None:
     assert hedged.extra <= 0.1
 
 
+@pytest.mark.fault(67)
 @pytest.mark.parametrize(("load", "within"), [(0.6, 2), (0.75, 2), (0.9, 5)])
 def test_after_a_stall_success_returns(load: float, within: int) -> None:
     """99 % succeed again within so many seconds of the stall's end, and from then on."""
@@ -66,6 +67,7 @@ def test_after_a_stall_success_returns(load: float, within: int) -> None:
     assert recovered <= within
 
 
+@pytest.mark.fault(67)
 @pytest.mark.parametrize("load", [0.6, 0.75, 0.9])
 def test_hedging_without_a_bound_never_recovers(load: float) -> None:
     """The stall is over after a second, and twelve later nobody is answered."""

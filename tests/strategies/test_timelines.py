@@ -52,6 +52,7 @@ def hedged(fetch: ScriptedFetch, reaper: Reaper) -> HedgedStrategy:
 
 
 class TestHedged:
+    @pytest.mark.fault(66)
     def test_a_success_within_the_delay_is_alone(self) -> None:
         """An answer before 300 ms ends it and nothing else is fired."""
         assert timeline(hedged, answers(0.299), timeout=1) == [(0.0, "start 0"), (0.299, "0 wins")]
@@ -66,6 +67,7 @@ class TestHedged:
             (0.42, "1 wins"),
         ]
 
+    @pytest.mark.fault(66)
     def test_a_failure_fires_two_more_at_once(self) -> None:
         """A failed first attempt does not make the others wait for the 300 ms."""
         script = (fails(0.05), answers(0.2), answers(0.1))
@@ -122,6 +124,7 @@ class TestFirst:
             (0.2, "1 wins"),
         ]
 
+    @pytest.mark.fault(65)
     def test_a_failure_does_not_win(self) -> None:
         """A fast failure is passed over."""
         assert timeline(first, fails(0.01), answers(0.4), timeout=1, targets=2)[-1] == (0.4, "1 wins")

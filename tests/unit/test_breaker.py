@@ -46,6 +46,7 @@ def opened(options: BreakerOptions = STEADY) -> CircuitBreaker:
     return breaker
 
 
+@pytest.mark.fault(61)
 def test_it_opens_at_the_third_failure_in_the_window() -> None:
     """Not at the second."""
     breaker = circuit()
@@ -91,6 +92,7 @@ def test_while_open_all_are_refused_and_told_how_long() -> None:
     assert breaker.refusals == 2
 
 
+@pytest.mark.fault(70)
 def test_after_the_open_time_one_probe_goes_out() -> None:
     """And no second one while it is under way."""
     breaker = opened()
@@ -99,6 +101,7 @@ def test_after_the_open_time_one_probe_goes_out() -> None:
     assert [refused(breaker, 12.0).detail for _ in range(1000)] == ["half_open"] * 1000
 
 
+@pytest.mark.fault(71)
 def test_the_success_of_the_probe_closes_it_and_forgets_the_past() -> None:
     """Two failures after that are not three."""
     breaker = opened()
@@ -111,6 +114,7 @@ def test_the_success_of_the_probe_closes_it_and_forgets_the_past() -> None:
     assert breaker.seconds_left(12.3) == pytest.approx(10.0)
 
 
+@pytest.mark.fault(71)
 def test_each_failed_probe_doubles_the_open_time_up_to_the_cap() -> None:
     """10, 20, 40, 60, 60 seconds."""
     breaker, now, times = opened(), 2.0, []
@@ -121,6 +125,7 @@ def test_each_failed_probe_doubles_the_open_time_up_to_the_cap() -> None:
     assert times == [10.0, 20.0, 40.0, 60.0, 60.0]
 
 
+@pytest.mark.fault(71)
 @pytest.mark.parametrize("seed", range(50))
 def test_jitter_keeps_its_bounds(seed: int) -> None:
     """The first opening is 9 to 11 s, and none is longer than 60."""
@@ -171,6 +176,7 @@ def test_a_late_failure_does_not_count_after_closing_again() -> None:
     assert breaker.state(12.5) is State.CLOSED
 
 
+@pytest.mark.fault(70)
 def test_a_probe_whose_caller_went_away_gives_its_slot_back() -> None:
     """The next call is the probe."""
     breaker = opened()
@@ -179,6 +185,7 @@ def test_a_probe_whose_caller_went_away_gives_its_slot_back() -> None:
     assert breaker.state(12.2) is State.CLOSED
 
 
+@pytest.mark.fault(70)
 def test_a_probe_that_nobody_settles_loses_its_slot() -> None:
     """And what it says after that counts no more."""
     breaker = opened()

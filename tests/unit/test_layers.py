@@ -54,6 +54,7 @@ class TestAdmission:
 
         run_virtual(story())
 
+    @pytest.mark.fault(69)
     @pytest.mark.parametrize(
         ("timeout", "cancel_at", "state"),
         [
@@ -77,6 +78,7 @@ class TestAdmission:
 
         run_virtual(story())
 
+    @pytest.mark.fault(70)
     def test_a_cancelled_probe_gives_its_slot_back(self) -> None:
         """In whatever phase the caller leaves."""
 
@@ -111,6 +113,7 @@ class TestRetry:
         await spare(tried, budget, lambda: True, clock)(attempt(call, timeout))
         return calls
 
+    @pytest.mark.fault(41)
     @pytest.mark.parametrize(
         ("reason", "call", "tries"),
         [

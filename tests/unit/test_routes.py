@@ -95,6 +95,7 @@ def test_attempts_go_round_the_upstreams() -> None:
         (("[[route]]", "[[route"), "routes: "),
     ],
 )
+@pytest.mark.fault(26, 27)
 def test_what_is_wrong_is_named(change: tuple[str, str], complaint: str) -> None:
     """Where, what, and what would be right."""
     [problem] = problems_of(GOOD.replace(*change))
@@ -107,6 +108,7 @@ def test_all_problems_at_once() -> None:
     assert len(problems_of(text)) == 2
 
 
+@pytest.mark.fault(27)
 def test_two_routes_may_not_share_a_name_or_a_path() -> None:
     """Both are named."""
     second = GOOD[GOOD.index("[[route]]") :]

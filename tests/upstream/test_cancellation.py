@@ -67,6 +67,7 @@ class SilentResolver(AbstractResolver):
         """Nothing to close."""
 
 
+@pytest.mark.fault(46)
 async def test_while_the_name_is_looked_up(session: aiohttp.ClientSession, serve: Serve) -> None:
     """The attempt ends; the look-up, which others may share, goes on until the session closes."""
     before = asyncio.all_tasks()
@@ -86,6 +87,7 @@ async def test_while_the_name_is_looked_up(session: aiohttp.ClientSession, serve
     await until(lambda: asyncio.all_tasks() <= before)
 
 
+@pytest.mark.fault(43)
 async def test_before_the_connection_stands(session: aiohttp.ClientSession, serve: Serve) -> None:
     """The server accepts and never answers the TLS greeting: the half-made connection is closed."""
     upstream = await serve([hang()], PLAIN)

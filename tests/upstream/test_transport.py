@@ -101,12 +101,14 @@ def replace_resolver(session: aiohttp.ClientSession, known: Exception | str) -> 
 
 
 class TestBeforeTheRequest:
+    @pytest.mark.fault(37)
     async def test_connection_refused(self, session: aiohttp.ClientSession) -> None:
         """Nobody listens on the port: `connect_error`."""
         with socket.create_server(("127.0.0.1", 0)) as unused:
             port = unused.getsockname()[1]
         assert failure_of(await ask(session, f"http://127.0.0.1:{port}")) == "connect_error"
 
+    @pytest.mark.fault(46)
     async def test_the_name_is_unknown(self, session: aiohttp.ClientSession) -> None:
         """The resolver has no address: `dns_error`, not a mere `connect_error`."""
         replace_resolver(session, OSError(None, "Domain name not found"))
@@ -124,6 +126,7 @@ class TestBeforeTheRequest:
         outcome = await ask(session, upstream.url.replace("http:", "https:"))
         assert failure_of(outcome) == "tls_error"
 
+    @pytest.mark.fault(43)
     async def test_a_certificate_that_nobody_vouches_for(
         self, session: aiohttp.ClientSession, serve: Serve, self_signed: ssl.SSLContext
     ) -> None:
@@ -183,6 +186,7 @@ MALFORMED: Rows = {
 
 
 class TestBrokenOnTheWire:
+    @pytest.mark.fault(39, 40, 42, 55)
     @rows(RESETS)
     async def test_the_connection_ends_too_early(
         self, session: aiohttp.ClientSession, serve: Serve, script: list[Action]
@@ -193,6 +197,7 @@ class TestBrokenOnTheWire:
         assert body_of(await ask(session, upstream.url)) == b'{"time": 2}'
         await until(lambda: acquired(session) == 0)
 
+    @pytest.mark.fault(51, 56)
     @rows(MALFORMED)
     async def test_the_answer_is_not_http(
         self, session: aiohttp.ClientSession, serve: Serve, script: list[Action]
@@ -204,6 +209,7 @@ class TestBrokenOnTheWire:
         assert body_of(await ask(session, upstream.url)) == b'{"time": 2}'
         assert upstream.connections == 2
 
+    @pytest.mark.fault(56)
     @pytest.mark.parametrize(
         ("start", "rest"),
         [
@@ -264,6 +270,7 @@ class TestBrokenOnTheWire:
 
 
 class TestTooLarge:
+    @pytest.mark.fault(52)
     async def test_a_length_over_the_limit_is_believed(
         self, session: aiohttp.ClientSession, serve: Serve
     ) -> None:
@@ -287,6 +294,7 @@ class TestTooLarge:
         upstream = await serve([read(), send(data), hang()])
         assert failure_of(await ask(session, upstream.url, max_body=10)) == "too_large"
 
+    @pytest.mark.fault(53)
     @rows(
         {
             "chunks": [read(), send(CHUNKED), repeat(send(b"3e8\r\n" + b" " * 1000 + b"\r\n"))],
@@ -302,6 +310,7 @@ class TestTooLarge:
         await within(upstream.gone.wait())
         await until(lambda: acquired(session) == 0)
 
+    @pytest.mark.fault(54)
     async def test_a_compression_bomb(self, session: aiohttp.ClientSession, serve: Serve) -> None:
         """The limit holds for the decoded body: 64 MiB of spaces in 64 kB never come to exist."""
         bomb = gzip.compress(b" " * 64 * 1024 * 1024)
@@ -327,6 +336,7 @@ class TestJudged:
         assert body_of(await ask(session, upstream.url)) == b'{"time": 1}'
         assert upstream.connections == 1
 
+    @pytest.mark.fault(69)
     @pytest.mark.parametrize("status", [400, 404, 409, 422, 499])
     async def test_a_4xx_teaches_nothing_about_the_upstream(
         self, session: aiohttp.ClientSession, serve: Serve, status: int
@@ -337,6 +347,7 @@ class TestJudged:
         assert (outcome.verdict, outcome.reason) == (Verdict.IGNORED, "http_error")
         assert outcome.detail == f"status {status}"
 
+    @pytest.mark.fault(62)
     @pytest.mark.parametrize("location", ["/elsewhere", "http://169.254.169.254/latest", "http://[bad"])
     async def test_a_redirect_is_not_followed(
         self, session: aiohttp.ClientSession, serve: Serve, location: str
@@ -347,6 +358,7 @@ class TestJudged:
         assert complaint_of(await ask(session, upstream.url)) == ("http_error", "status 302")
         assert len(upstream.requests) == 1
 
+    @pytest.mark.fault(57)
     @pytest.mark.parametrize(
         "body",
         [
@@ -402,6 +414,7 @@ SUCCESSES: Rows = {
 
 
 class TestSuccess:
+    @pytest.mark.fault(42)
     @rows(SUCCESSES)
     async def test_ways_to_answer(
         self, session: aiohttp.ClientSession, serve: Serve, script: list[Action]
@@ -415,6 +428,7 @@ class TestSuccess:
 
 
 class TestAnswersNeverMix:
+    @pytest.mark.fault(59)
     @rows(
         {
             "204": [
@@ -439,6 +453,7 @@ class TestAnswersNeverMix:
         assert body_of(await ask(session, upstream.url)) == b'{"time": 2}'
         assert upstream.connections == 2
 
+    @pytest.mark.fault(55, 56)
     @pytest.mark.parametrize(
         "extra",
         [b"junk", b"junk\r\n\r\n", answer(b'{"time": 666}')],
@@ -454,6 +469,7 @@ class TestAnswersNeverMix:
         assert body_of(await ask(session, upstream.url)) == b'{"time": 2}'
         assert upstream.connections == 2
 
+    @pytest.mark.fault(56, 68)
     @pytest.mark.parametrize(
         "extra",
         [b"junk", b"junk\r\n\r\n", answer(b'{"time": 666}'), OK[:30]],
@@ -474,6 +490,7 @@ class TestAnswersNeverMix:
         assert upstream.connections == 2
         assert len(upstream.requests) == 2
 
+    @pytest.mark.fault(68)
     async def test_a_late_answer_to_a_cancelled_attempt(
         self, session: aiohttp.ClientSession, serve: Serve
     ) -> None:
@@ -487,6 +504,7 @@ class TestAnswersNeverMix:
         given_up.set()
         assert body_of(await ask(session, upstream.url)) == b'{"time": 2}'
 
+    @pytest.mark.fault(68)
     async def test_many_at_once(self, session: aiohttp.ClientSession, serve: Serve) -> None:
         """Each of fifty concurrent calls gets the answer to its own request."""
 
@@ -520,6 +538,7 @@ class TestKeepAlive:
         assert failure_of(await ask(session, upstream.url)) == "reset"
         assert (upstream.connections, len(upstream.requests)) == (1, 1)
 
+    @pytest.mark.fault(41)
     @pytest.mark.parametrize("ending", [close(), reset()], ids=["closes", "resets"])
     async def test_a_used_connection_that_dies_is_not_tried_again(
         self, session: aiohttp.ClientSession, serve: Serve, ending: Action
@@ -530,6 +549,7 @@ class TestKeepAlive:
         assert failure_of(await ask(session, upstream.url)) == "reset"
         assert (upstream.connections, len(upstream.requests)) == (1, 2)
 
+    @pytest.mark.fault(41)
     @pytest.mark.parametrize("ending", [close(), reset()], ids=["closes", "resets"])
     async def test_a_connection_known_to_be_dead_is_not_used(
         self, session: aiohttp.ClientSession, serve: Serve, ending: Action
