@@ -15,9 +15,11 @@ from typing import Any
 
 from aiohttp import web
 
+from server.arrival import TICK
 from server.direct import Direct
 from server.errors import respond
 from server.exchange import Exchange
+from server.gate import Gate
 from server.handlers import FanOutHandler
 from server.head import Head, read_head
 from server.headers import Decorator
@@ -26,7 +28,7 @@ from server.protocol import EdgeProtocol
 from server.shedding import Shedding, overloaded
 from server.telemetry import Telemetry
 from strategies import Verdict
-from upstream.admission import Permit, Refusal
+from upstream.admission import Refusal
 
 PRIVATE = (
     *("_request_in_progress", "_messages", "_upgraded", "_paused", "_close", "_force_close"),
@@ -35,6 +37,8 @@ PRIVATE = (
 )
 """What is used here of aiohttp's connection handler and promised nowhere; a test watches that it is there."""
 END = b"\r\n\r\n"
+SPARE = 0.05
+"""Seconds that a refusal must at least have left to be in time."""
 MOST_HELD = 64 * 1024
 """Bytes taken of a caller who sends the next requests before the answer to the first."""
 
@@ -43,16 +47,19 @@ class FrontProtocol(EdgeProtocol):
     """One connection. Without *shedding* everybody is taken."""
 
     __slots__ = (
+        "_admitted",
         "_answerer",
         "_answering",
+        "_data",
         "_direct",
         "_handed",
+        "_head",
         "_held",
         "_lifecycle",
         "_next",
-        "_permit",
         "_shedding",
         "_whole",
+        "back_at",
     )
 
     def __init__(
@@ -67,7 +74,10 @@ class FrontProtocol(EdgeProtocol):
         self._direct = direct
         self._shedding = shedding
         self._lifecycle = lifecycle
-        self._permit: Permit | None = None  # of the request that is under way, or about to be
+        self._head: Head | None = None  # of the request that stands at the gate, or has just gone through
+        self._data = b""  # its bytes
+        self._admitted = False  # whether the gate counts it
+        self.back_at = 0.0
         self._whole = True  # the parser is between two requests
         self._handed = 0  # requests that aiohttp has not answered yet
         self._answering = False  # a request directly
@@ -76,20 +86,24 @@ class FrontProtocol(EdgeProtocol):
         self._held = b""  # what came after it
 
     def data_received(self, data: bytes) -> None:
-        """Refuse what came, answer it, or hand it to aiohttp."""
+        """Answer what came, hand it to aiohttp, or let it wait at the gate."""
         if self._answering or self._held:
             self._hold(data)
             return
         head = read_head(data) if self._whole and self._is_idle() else None
-        if head is not None:
-            if not self._admitted(head):
-                return
-            if (handler := self._direct.handler(head)) is not None:
-                self._begin(handler, head)
-                return
-        elif not self._handed:  # what comes after a request would make that request look younger
-            self.arrived = time.monotonic() - self._arrival.age()
-        self._parse(data)
+        if head is None:
+            if not self._handed:  # what comes after a request would make that request look younger
+                self.arrived = time.monotonic() - self._arrival.age()
+            self._parse(data)
+            return
+        now, shedding = time.monotonic(), self._shedding
+        self._head, self._data = head, data
+        if shedding is None or not shedding.covers(head.path):
+            self.arrived = now - self._arrival.age()
+            self._go(head)
+        else:
+            self._request_in_progress = self._answering = True
+            shedding.gate.enter(self, now)
 
     def _is_idle(self) -> bool:
         """Whether a request that comes now is the only one, and will not be the last."""
@@ -106,32 +120,56 @@ class FrontProtocol(EdgeProtocol):
             single = found == 1 and data.find(END) == len(data) - len(END)
             self._whole = single and messages[-1][1].is_eof() and not self._upgraded
 
-    def _admitted(self, head: Head) -> bool:
-        """Note when the request arrived; take it, or refuse it."""
-        now, shedding = time.monotonic(), self._shedding
-        if shedding is None or not shedding.covers(head.path):
-            self.arrived = now - self._arrival.age()
-            return True
-        self.arrived = now
-        permit = shedding.admit(head.query, now, self._waited)
-        if isinstance(permit, Refusal):
-            self._write(shedding.answer(head, permit))
-            shedding.count(permit.reason)
-            return False
-        self._permit = permit
-        return True
+    # A `server.gate.Guest`.
 
-    def _waited(self) -> float:
-        """How long the request has waited in the kernel; it arrived by so much earlier."""
+    @property
+    def gone(self) -> bool:
+        """Whether the caller of the request at the gate has left."""
+        return self.transport is None
+
+    def can_wait(self, now: float, seconds: float) -> bool:
+        """Whether the request at the gate has *seconds*, and its caller was told to come later."""
+        shedding, head = self._shedding, self._head
+        assert shedding is not None and head is not None  # noqa: S101, PT018 - they stand at the gate
+        return self.back_at > now and shedding.timeout(head.query) > seconds + SPARE
+
+    def hopeless(self, now: float, need: float) -> bool:
+        """Whether the request at the gate has waited until no answer can be in time."""
+        shedding, head = self._shedding, self._head
+        assert shedding is not None and head is not None  # noqa: S101, PT018 - they stand at the gate
         age = self._arrival.age()
-        self.arrived -= age
-        return age
+        self.arrived = now - age
+        return age > 0 and age + need > shedding.timeout(head.query)
+
+    def begin(self) -> None:
+        """The request at the gate is taken."""
+        assert self._head is not None  # noqa: S101 - it is what stands at the gate
+        self._admitted = True
+        self._go(self._head)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """The request at the gate is not."""
+        shedding, head = self._shedding, self._head
+        assert shedding is not None and head is not None  # noqa: S101, PT018
+        self._write(shedding.answer(head, refusal))
+        self.back_at = time.monotonic() + refusal.retry_after
+        shedding.count(refusal.reason)
+        self._request_in_progress = self._answering = False
+        if self._held:
+            self._unhold()
 
     # The direct way.
 
-    def _begin(self, handler: FanOutHandler, head: Head) -> None:
-        """Answer this request; until then aiohttp is told that one is in progress."""
-        self._request_in_progress = self._answering = True
+    def _go(self, head: Head) -> None:
+        """Answer this request, or let aiohttp do it."""
+        handler = self._direct.handler(head)
+        if handler is None:
+            self._request_in_progress = self._answering = False
+            self._parse(self._data)
+            if self._held:
+                self._unhold()
+            return
+        self._request_in_progress = self._answering = True  # the first for aiohttp, to whom it looks idle
         if self._next is not None:
             self._next.set_result((handler, head))
             self._next = None
@@ -198,19 +236,15 @@ class FrontProtocol(EdgeProtocol):
         """What aiohttp does with a request; one that was not asked at the door is asked here."""
         shedding = self._shedding
         # A preflight is too cheap to be shed.
-        if (
-            shedding is not None
-            and self._permit is None
-            and request.method != "OPTIONS"
-            and shedding.covers(request.path)
-        ):
-            now = time.monotonic()
-            permit = shedding.admit(request.rel_url.raw_query_string, now, lambda: now - self.arrived)
-            if isinstance(permit, Refusal):
-                request_handler = self._refusing(shedding, permit)
-            else:
-                self._permit = permit
+        at_gate = not self._admitted and request.method != "OPTIONS"
         try:
+            if at_gate and shedding is not None and shedding.covers(request.path):
+                due = self.arrived + shedding.timeout(request.rel_url.raw_query_string)
+                refusal = await _Visitor(self, due).enter(shedding.gate)
+                if refusal is None:
+                    self._admitted = True
+                else:
+                    request_handler = self._refusing(shedding, refusal)
             return await super()._handle_request(request, start_time, request_handler)
         finally:
             self._handed = max(0, self._handed - 1)  # what follows a refused upgrade was never counted
@@ -240,9 +274,50 @@ class FrontProtocol(EdgeProtocol):
         super().connection_lost(exc)
 
     def _give_back(self) -> None:
-        permit, self._permit = self._permit, None
-        if permit is not None:
-            permit.settle(Verdict.IGNORED, 0.0)
+        if self._admitted and self._shedding is not None:
+            self._admitted = False
+            self._shedding.gate.settle(Verdict.IGNORED, 0.0)
+
+
+class _Visitor:
+    """A `server.gate.Guest` for a request that aiohttp has read."""
+
+    def __init__(self, connection: FrontProtocol, due: float) -> None:
+        self._connection = connection
+        self._came = connection.arrived
+        self._due = due
+        self._told: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def gone(self) -> bool:
+        """Whether the caller has left."""
+        return self._told.done() or self._connection.transport is None
+
+    def begin(self) -> None:
+        """The request is taken."""
+        self._told.set_result(None)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """It is not."""
+        self._told.set_result(refusal)
+
+    def can_wait(self, now: float, seconds: float) -> bool:
+        """Whether it has *seconds*, and its caller was told to come later."""
+        return self._connection.back_at > now and self._due > now + seconds + SPARE
+
+    def hopeless(self, now: float, need: float) -> bool:
+        """Whether it has waited until no answer can be in time."""
+        return now - self._came > TICK and now + need > self._due
+
+    async def enter(self, gate: Gate) -> Refusal | None:
+        """Wait until it is told."""
+        gate.enter(self, time.monotonic())
+        try:
+            return await self._told
+        except asyncio.CancelledError:
+            if self._told.done() and not self._told.cancelled() and self._told.result() is None:
+                gate.settle(Verdict.IGNORED, 0.0)  # taken, and gone in the same turn
+            raise
 
 
 def front(

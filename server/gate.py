@@ -1,94 +1,79 @@
-"""Whether to take one more request, found by how long it would have to wait for its turn.
+"""Who is taken, who waits for a turn, and who is refused: a line of requests in front of the work.
 
 Overload is our own queue, not an upstream that takes its time: a request that waits for its upstream costs
-nothing. The queue is in the kernel, in the sockets that this turn of the loop has yet to read, and in work
-that was promised to those already read; all three are known when a request comes. Plain code that knows no
-connection and no clock but the one it is given, so that it can be run in a simulation.
+nothing. So each turn of the loop begins a few milliseconds of work, and who comes on top of that stands in
+line. The youngest go first: in a burst all get their turn at once; in an overload those taken are answered as
+if there were none, and the others are refused after a moment, instead of all being late. Who is back before
+the time that a refusal told him stands in a line of his own, where it is long until the next. Plain code
+that knows no connection and no clock but the one it is given, so that it can be run in a simulation.
 """
 
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from strategies import Verdict
-from upstream.admission import Permit, Refusal
+from upstream.admission import Refusal
 
 CallSoon: TypeAlias = Callable[[Callable[[], None]], object]
 """The loop's ``call_soon``."""
 
 RETRY_AFTER = (1, 2, 3)
 """Seconds after which a caller may come back, drawn by lot, so that those refused together come apart."""
-AHEAD = 0.015
+TURN = 0.003
 """
-Seconds of reading, refusing and promised work that a turn of the loop may come to; the rest of what it finds
-on the sockets is refused. Some are taken in every turn, however long the queue: were the wait alone to
-decide, refusing would make the queue that is the reason to refuse. In the simulation 15 to 30 ms do equally
-much good; the more, the slower are refusals, and the later the answers in a crowd.
+Seconds of work that a turn of the loop may begin. An attempt takes some six turns of its own (to begin, to
+connect, to be answered), and in a crowd a turn is three times as long as the work in it, for the refusals.
 """
-OLD = 0.2
-OLDEST = 0.1
-"""The share of its timeout, and the seconds, that a request may have waited until work on it begins."""
+WAIT = 0.025
+"""Seconds in line after which a request is refused: enough for 250 callers in one instant."""
+LONG_WAIT = 0.25
+"""
+Seconds in line for who is back too early, and has the time. A refusal costs a third of a request, and 4000
+callers who ask again 100 ms after each would take the whole core, only to be refused.
+"""
 FEW = 8
 """Requests under way that are no queue: then it was something else that held up the loop."""
 USEFUL = 0.005
 """Seconds that an answer needs at least; who has less left is refused rather than tried."""
 EACH = 100e-6
-"""Seconds of work that a request taken brings to the turn, before it has been measured."""
+LEAST, MOST = 50e-6, 500e-6
+"""
+Seconds of work that a request begins: until it has been measured, and what is believed of the measure: in a
+crowd much else happens in a turn.
+"""
 LEARN = 0.1
 """How much one turn counts in that."""
 
 
-class Turn:
-    """
-    The loop's current turn: since when it reads requests, and how much work those it took are.
-
-    The first request of a turn notes the time; a callback that comes after all reading ends it, and another,
-    one turn later, sees how long the work took.
-    """
-
-    def __init__(self, call_soon: CallSoon, clock: Callable[[], float]) -> None:
-        self._call_soon = call_soon
-        self._clock = clock
-        self._began: float | None = None
-        self._taken = 0
-        self._each = EACH
-
-    def run(self, now: float) -> float:
-        """For how many seconds this turn has been reading."""
-        if self._began is None:
-            self._began = now
-            self._call_soon(self._read)
-            return 0.0
-        return now - self._began
-
-    def take(self) -> None:
-        """One more request."""
-        self._taken += 1
+class Guest(Protocol):
+    """A request at the gate. It is told one of the two, once, unless it has gone."""
 
     @property
-    def promised(self) -> float:
-        """Seconds of work that are waiting for the end of the reading."""
-        return self._taken * self._each
+    def gone(self) -> bool:
+        """Whether nobody wants it any more."""
 
-    def _read(self) -> None:
-        self._began = None
-        taken, self._taken = self._taken, 0
-        if taken >= FEW:
-            before = self._clock()
-            self._call_soon(lambda: self._worked(taken, before))
+    def can_wait(self, now: float, seconds: float) -> bool:
+        """Whether its caller was told to be back later than *now*, and has *seconds* to wait."""
 
-    def _worked(self, taken: int, before: float) -> None:
-        # The next turn's reading, if it has begun, is no work of this one.
-        until = self._clock() if self._began is None else self._began
-        self._each += ((until - before) / taken - self._each) * LEARN
+    def hopeless(self, now: float, need: float) -> bool:
+        """
+        Whether it has waited, and has less than *need* seconds left. Asked when it is its turn, for it costs
+        a system call. Who never had more is no matter of ours: its route says what it gets.
+        """
+
+    def begin(self) -> None:
+        """It is taken. `Gate.settle` when it has been answered."""
+
+    def refuse(self, refusal: Refusal) -> None:
+        """It is not."""
 
 
 class Gate:
     """
-    Takes requests or refuses them; the permit of each that is taken is the gate itself, and is settled once.
-
     Args:
         lag: by how many seconds the loop was late when it was last looked at.
         rng: the lot for ``Retry-After``.
@@ -98,46 +83,79 @@ class Gate:
     """
 
     def __init__(
-        self,
-        call_soon: CallSoon,
-        clock: Callable[[], float],
-        lag: Callable[[], float],
-        rng: random.Random,
+        self, call_soon: CallSoon, clock: Callable[[], float], lag: Callable[[], float], rng: random.Random
     ) -> None:
-        self._turn = Turn(call_soon, clock)
+        self._call_soon = call_soon
+        self._clock = clock
         self._lag = lag
         self._random = rng.random
-        self._late = _refusals("wait", "Too many are waiting for their turn.")
-        self._old = _refusals("age", "The request has waited for too long.")
+        self._crowd = _refusals("wait", "Too many are waiting for their turn.")
+        self._old = _refusals("age", "The request has waited until it could not be answered in time.")
+        self._line: deque[tuple[float, Guest]] = deque()  # and since when
+        self._early: deque[tuple[float, Guest]] = deque()  # those who are back too early
+        self._begun = 0  # in this turn
+        self._reading: float | None = None  # since when this turn reads requests
+        self._turning = False
+        self._each = EACH
         self.in_flight = 0
 
-    def admit(self, now: float, age: Callable[[], float], timeout: Callable[[], float]) -> Permit | Refusal:
-        """
-        Args:
-            age: for how many seconds the request has waited; not asked where the answer is clear without.
-            timeout: seconds that its caller gave; only asked when it has waited.
-        """
-        turn = self._turn
-        run = turn.run(now)
-        crowded = self.in_flight >= FEW
-        if crowded and run + turn.promised > AHEAD:
-            return self._refuse(self._late)
-        if waited := age():
-            seconds = timeout()
-            waited += turn.promised
-            too_old = crowded and waited > min(OLD * seconds, OLDEST)
-            if too_old or waited + self._lag() + USEFUL > seconds:
-                return self._refuse(self._old)
-        turn.take()
-        self.in_flight += 1
-        return self
+    def enter(self, guest: Guest, now: float) -> None:
+        """*guest* is here: it is told, now or in one of the next turns."""
+        if self._reading is None:
+            self._reading = now
+        if not self._turning:
+            self._turning = True
+            self._call_soon(self._turn)
+        if self._begun * self._each < TURN and not (self._line or self._early):
+            self._admit(guest, now)
+        else:
+            line = self._early if guest.can_wait(now, LONG_WAIT) else self._line
+            line.append((now, guest))
 
     def settle(self, verdict: Verdict, now: float) -> None:
-        """A request is answered, well or badly: it is not its outcome that is watched."""
+        """A `upstream.admission.Permit`: a request is answered. It is not its outcome that is watched."""
         self.in_flight -= 1
 
-    def _refuse(self, refusals: tuple[Refusal, ...]) -> Refusal:
-        return refusals[int(self._random() * len(refusals))]
+    def _turn(self) -> None:
+        """All that came has been read; those in line are next."""
+        now = self._clock()
+        room = max(1, int(TURN / self._each)) - self._begun
+        for line, wait in ((self._line, WAIT), (self._early, LONG_WAIT)):
+            while line and (room > 0 or self.in_flight < FEW):
+                _, guest = line.pop()
+                room -= self._admit(guest, now)
+            while line and now - line[0][0] > wait:
+                _, guest = line.popleft()
+                if not guest.gone:
+                    self._refuse(guest, self._crowd)
+        begun, self._begun = self._begun, 0
+        self._reading = None
+        self._turning = bool(self._line or self._early)
+        if begun >= FEW:
+            since = self._clock()
+            self._call_soon(lambda: self._learn(begun, since))
+        if self._turning:
+            self._call_soon(self._turn)
+
+    def _admit(self, guest: Guest, now: float) -> bool:
+        if guest.gone:
+            return False
+        if guest.hopeless(now, self._lag() + USEFUL):
+            self._refuse(guest, self._old)
+            return False
+        self._begun += 1
+        self.in_flight += 1
+        guest.begin()
+        return True
+
+    def _refuse(self, guest: Guest, refusals: tuple[Refusal, ...]) -> None:
+        guest.refuse(refusals[int(self._random() * len(refusals))])
+
+    def _learn(self, begun: int, since: float) -> None:
+        """What was begun has run by now. The next turn's reading, which may have begun, does not count."""
+        until = self._clock() if self._reading is None else self._reading
+        each = min(max(LEAST, (until - since) / begun), MOST)
+        self._each += (each - self._each) * LEARN
 
 
 def _refusals(reason: str, detail: str) -> tuple[Refusal, ...]:

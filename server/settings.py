@@ -236,10 +236,8 @@ class SettingsSchema(Schema):
     )
     load_shedding = _Switch(
         data_key="LOAD_SHEDDING",
-        load_default=False,
-        metadata={
-            "description": "Refuse at once (503) what could not be answered in time; off: take it all."
-        },
+        load_default=True,
+        metadata={"description": "Refuse (503) what could not be answered in time; off: take it all."},
     )
     breaker_failures = f.Integer(
         data_key="CIRCUIT_BREAKER_FAILURE_THRESHOLD",

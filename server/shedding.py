@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
 
 from server.errors import Problem, respond
 from server.exchange import new_id, well_formed
@@ -18,7 +17,7 @@ from server.gate import RETRY_AFTER, Gate
 from server.head import Head
 from server.headers import Decorator
 from server.plain import date
-from upstream.admission import Permit, Refusal
+from upstream.admission import Refusal
 
 CODE = "overloaded"
 DETAIL = "The server has more to do than it can in time; come back after 'Retry-After' seconds."
@@ -103,12 +102,9 @@ class Shedding:
         self.answer = refuser
         self.count = count
 
-    def admit(self, query: str, now: float, age: Callable[[], float]) -> Permit | Refusal:
-        """Whether a request with this *query* is taken; *age* tells how many seconds it has waited."""
-        return self.gate.admit(now, age, partial(self._timeout, query))
-
-    def _timeout(self, query: str) -> float:
-        found = _TIMEOUT.search(query)
+    def timeout(self, query: str) -> float:
+        """The seconds that a request with this *query* gives, as far as can be told without validation."""
+        found = _TIMEOUT.search(query) if query else None
         return int(found[1]) / 1000 if found else self._default_timeout
 
     def covers(self, path: str) -> bool:

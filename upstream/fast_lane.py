@@ -40,6 +40,8 @@ MAX_DRAIN_BYTES = 64 * 1024
 OPENS_PER_TURN = 6
 """Connections begun in one turn of the loop, at most. Each takes a third of a millisecond; 400 at once
 (two hundred callers whose hedges fall due together) would hold back every answer for a tenth of a second."""
+OPENS_PER_SECOND = 1000
+"""And at least: in a crowd a turn takes 30 ms, and then six of them would be 200 a second."""
 IDLE_SECONDS = 15.0
 """How long an idle lane is kept; the session's own keep-alive."""
 SWEEP_SECONDS = 1.0
@@ -128,7 +130,8 @@ class FastLane:
         self._lanes: set[Lane] = set()
         self._draining = 0
         self._begun = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._turned = 0.0
+        self._waiting: deque[asyncio.Future[Lane | None]] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
 
     def __call__(self, attempt: Attempt) -> Awaitable[Outcome]:
@@ -144,7 +147,10 @@ class FastLane:
 
     async def _open(self, attempt: Attempt, request: bytes) -> Outcome:
         started = self.clock()
-        await self._turn()
+        freed = await self._turn()
+        if freed is not None and freed.usable:
+            self._observer.connection(self.spec.name, "reused")
+            return await freed.send(attempt, request, started)
         try:
             lease = await self._leases.open()
         except FAULTS as error:
@@ -154,31 +160,49 @@ class FastLane:
         self._observer.connection(self.spec.name, "opened")
         return await lane.send(attempt, request, started)
 
-    async def _turn(self) -> None:
-        """Wait until a turn of the loop has room for one more connection to begin."""
+    async def _turn(self) -> Lane | None:
+        """Wait until a turn of the loop has room for one more connection to begin, or a lane is free."""
         if not self._begun:
+            self._turned = self.clock()
             self.loop.call_soon(self._next_turn)
         self._begun += 1
-        if self._begun > OPENS_PER_TURN:
-            waiter = self.loop.create_future()
-            self._waiting.append(waiter)
-            await waiter
+        if self._begun <= OPENS_PER_TURN:
+            return None
+        waiter: asyncio.Future[Lane | None] = self.loop.create_future()
+        self._waiting.append(waiter)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and (lane := waiter.result()) is not None:
+                self.free(lane)
+            raise
 
     def _next_turn(self) -> None:
         """Let some of those go on that had to wait, and come again if there are more."""
+        now = self.clock()
+        room = max(OPENS_PER_TURN, int((now - self._turned) * OPENS_PER_SECOND))
+        self._turned = now
         self._begun = 0
-        while self._waiting and self._begun < OPENS_PER_TURN:
-            waiter = self._waiting.popleft()
-            if not waiter.done():  # given up meanwhile
-                waiter.set_result(None)
-                self._begun += 1
+        while self._begun < room and (waiter := self._next_waiter()) is not None:
+            waiter.set_result(None)
+            self._begun += 1
         if self._begun:
             self.loop.call_soon(self._next_turn)
+
+    def _next_waiter(self) -> asyncio.Future[Lane | None] | None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():  # not given up meanwhile
+                return waiter
+        return None
 
     def free(self, lane: Lane) -> None:
         """*lane* has nothing more to do."""
         if self._leases.wanted():
             lane.close()
+            return
+        if (waiter := self._next_waiter()) is not None:
+            waiter.set_result(lane)
             return
         self._idle.append(lane)
         lane.idle_since = self.loop.time()

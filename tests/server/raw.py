@@ -55,9 +55,9 @@ class Server:
         """Refuse everybody, or nobody any more."""
         gate = self.app[SHEDDING].gate
         if full:
-            gate.admit = lambda now, age, timeout: Refusal("wait", 2)  # type: ignore[method-assign]
+            gate.enter = lambda guest, now: guest.refuse(Refusal("wait", 2))  # type: ignore[method-assign]
         else:
-            del gate.admit
+            del gate.enter
 
     @property
     def in_flight(self) -> int:
