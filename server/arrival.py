@@ -21,38 +21,24 @@ OLDEST = 60.0
 
 
 class Arrival:
-    """
-    Tells, right after data came in on *transport*, for how many seconds it had waited in the kernel.
+    """Tells, right after data came in on *transport*, for how many seconds it had waited in the kernel."""
 
-    uvloop lends its descriptor, and makes a new socket object for every question to it (2 µs of 3); so one is
-    kept here. `close` must be called when the connection is lost, before anybody else can own the descriptor.
-    """
-
-    __slots__ = ("_sock",)
+    __slots__ = ("_option",)
 
     def __init__(self, transport: asyncio.BaseTransport) -> None:
         sock = transport.get_extra_info("socket")
-        self._sock: socket.socket | None = None
-        if (
-            sock is not None
-            and sock.family in (socket.AF_INET, socket.AF_INET6)
-            and hasattr(socket, "TCP_INFO")
-        ):
-            self._sock = socket.socket(sock.family, sock.type, sock.proto, sock.fileno())
+        told = sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6)
+        # uvloop makes a socket object for each question (2 µs of 3). One that is kept would be faster, and
+        # would close a descriptor that is somebody else's by then, when a loop ends before its connections.
+        self._option = sock.getsockopt if told and hasattr(socket, "TCP_INFO") else None
 
     def age(self) -> float:
         """0.0 when it is less than a tick, or cannot be known."""
-        if self._sock is None:
+        if self._option is None:
             return 0.0
         try:
-            info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _OFFSET + _FIELD.size)
+            info = self._option(socket.IPPROTO_TCP, socket.TCP_INFO, _OFFSET + _FIELD.size)
         except OSError:  # the connection is gone; whoever writes to it will see
             return 0.0
         seconds: float = _FIELD.unpack_from(info, _OFFSET)[0] / 1000
         return seconds if TICK < seconds < OLDEST else 0.0
-
-    def close(self) -> None:
-        """Forget the descriptor, which is not ours to close."""
-        if self._sock is not None:
-            self._sock.detach()
-            self._sock = None

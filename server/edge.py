@@ -81,7 +81,8 @@ def middleware(edge: Edge, lifecycle: Lifecycle) -> Middleware:
             status = response.status
         finally:
             edge.left(exchange, request.method, path, status)
-        if lifecycle.draining:
+        # What came in one packet with a wish to upgrade, which nobody grants, is lost, and has to come again.
+        if lifecycle.draining or "Upgrade" in request.headers:
             response.force_close()
         return response
 

@@ -55,6 +55,7 @@ class FrontProtocol(EdgeProtocol):
         "_handed",
         "_head",
         "_held",
+        "_holding",
         "_lifecycle",
         "_next",
         "_shedding",
@@ -79,11 +80,12 @@ class FrontProtocol(EdgeProtocol):
         self._admitted = False  # whether the gate counts it
         self.back_at = 0.0
         self._whole = True  # the parser is between two requests
-        self._handed = 0  # requests that aiohttp has not answered yet
+        self._handed = 0  # requests that aiohttp has and has not answered
         self._answering = False  # a request directly
         self._answerer: asyncio.Task[None] | None = None
         self._next: asyncio.Future[tuple[FanOutHandler, Head]] | None = None  # what it waits for
-        self._held = b""  # what came after it
+        self._held: list[bytes] = []  # what came after it, in packets: a bad one must not spoil the others
+        self._holding = 0  # bytes of that
 
     def data_received(self, data: bytes) -> None:
         """Answer what came, hand it to aiohttp, or let it wait at the gate."""
@@ -98,8 +100,9 @@ class FrontProtocol(EdgeProtocol):
             return
         now, shedding = time.monotonic(), self._shedding
         self._head, self._data = head, data
+        self.arrived = now
         if shedding is None or not shedding.covers(head.path):
-            self.arrived = now - self._arrival.age()
+            self.arrived -= self._arrival.age()
             self._go(head)
         else:
             self._request_in_progress = self._answering = True
@@ -117,7 +120,7 @@ class FrontProtocol(EdgeProtocol):
         found = len(messages) - before
         self._handed += found
         if data:
-            single = found == 1 and data.find(END) == len(data) - len(END)
+            single = found == 1 and data.endswith(END) and data.find(END) == len(data) - len(END)
             self._whole = single and messages[-1][1].is_eof() and not self._upgraded
 
     # A `server.gate.Guest`.
@@ -137,9 +140,9 @@ class FrontProtocol(EdgeProtocol):
         """Whether the request at the gate has waited until no answer can be in time."""
         shedding, head = self._shedding, self._head
         assert shedding is not None and head is not None  # noqa: S101, PT018 - they stand at the gate
-        age = self._arrival.age()
-        self.arrived = now - age
-        return age > 0 and age + need > shedding.timeout(head.query)
+        waited = max(now - self.arrived, self._arrival.age())  # the kernel's word is on the latest bytes
+        self.arrived = now - waited
+        return waited > TICK and waited + need > shedding.timeout(head.query)
 
     def begin(self) -> None:
         """The request at the gate is taken."""
@@ -151,10 +154,11 @@ class FrontProtocol(EdgeProtocol):
         """The request at the gate is not."""
         shedding, head = self._shedding, self._head
         assert shedding is not None and head is not None  # noqa: S101, PT018
-        self._write(shedding.answer(head, refusal))
+        last = self._lifecycle.draining
+        self._write(shedding.answer(head, refusal, last))
         self.back_at = time.monotonic() + refusal.retry_after
         shedding.count(refusal.reason)
-        self._request_in_progress = self._answering = False
+        self._end(last)
         if self._held:
             self._unhold()
 
@@ -164,7 +168,7 @@ class FrontProtocol(EdgeProtocol):
         """Answer this request, or let aiohttp do it."""
         handler = self._direct.handler(head)
         if handler is None:
-            self._request_in_progress = self._answering = False
+            self._answering = False  # it goes on being in progress, in aiohttp's hands
             self._parse(self._data)
             if self._held:
                 self._unhold()
@@ -201,16 +205,18 @@ class FrontProtocol(EdgeProtocol):
 
     def _unhold(self) -> None:
         """It is the turn of what came too early."""
-        held, self._held = self._held, b""
-        if self.transport is not None:
-            if len(held) > MOST_HELD:
-                self.transport.resume_reading()
-            self.data_received(held)
+        held, holding = self._held, self._holding
+        self._held, self._holding = [], 0
+        if self.transport is not None and holding > MOST_HELD:
+            self.transport.resume_reading()
+        for data in held:
+            self.data_received(data)
 
     def _hold(self, data: bytes) -> None:
         """Keep what came before its turn, within bounds."""
-        self._held += data
-        if len(self._held) > MOST_HELD and self.transport is not None:
+        self._held.append(data)
+        self._holding += len(data)
+        if self._holding > MOST_HELD and self.transport is not None:
             self.transport.pause_reading()
 
     def _write(self, answer: bytes) -> None:
@@ -239,6 +245,7 @@ class FrontProtocol(EdgeProtocol):
         at_gate = not self._admitted and request.method != "OPTIONS"
         try:
             if at_gate and shedding is not None and shedding.covers(request.path):
+                self._request_in_progress = True  # aiohttp says so once it has begun
                 due = self.arrived + shedding.timeout(request.rel_url.raw_query_string)
                 refusal = await _Visitor(self, due).enter(shedding.gate)
                 if refusal is None:
@@ -247,7 +254,7 @@ class FrontProtocol(EdgeProtocol):
                     request_handler = self._refusing(shedding, refusal)
             return await super()._handle_request(request, start_time, request_handler)
         finally:
-            self._handed = max(0, self._handed - 1)  # what follows a refused upgrade was never counted
+            self._handed = len(self._messages)  # it answers one at a time
             self._give_back()
 
     def _refusing(
@@ -270,6 +277,7 @@ class FrontProtocol(EdgeProtocol):
         """The caller has gone."""
         if self._answerer is not None:
             self._answerer.cancel()
+        self._answerer = self._next = self._head = None  # each holds this connection, and it held them
         self._give_back()
         super().connection_lost(exc)
 

@@ -40,10 +40,10 @@ FEW = 8
 USEFUL = 0.005
 """Seconds that an answer needs at least; who has less left is refused rather than tried."""
 EACH = 100e-6
-LEAST, MOST = 50e-6, 500e-6
+LEAST, MOST = 50e-6, TURN / FEW
 """
 Seconds of work that a request begins: until it has been measured, and what is believed of the measure: in a
-crowd much else happens in a turn.
+crowd much else happens in a turn, and one that began fewer than `FEW` would teach nothing.
 """
 LEARN = 0.1
 """How much one turn counts in that."""
@@ -118,7 +118,19 @@ class Gate:
 
     def _turn(self) -> None:
         """All that came has been read; those in line are next."""
-        now = self._clock()
+        try:
+            self._serve_line(self._clock())
+        finally:  # whatever a guest does, there is a next turn for the others
+            begun, self._begun = self._begun, 0
+            self._reading = None
+            self._turning = bool(self._line or self._early)
+            if begun >= FEW:
+                since = self._clock()
+                self._call_soon(lambda: self._learn(begun, since))
+            if self._turning:
+                self._call_soon(self._turn)
+
+    def _serve_line(self, now: float) -> None:
         room = max(1, int(TURN / self._each)) - self._begun
         for line, wait in ((self._line, WAIT), (self._early, LONG_WAIT)):
             while line and (room > 0 or self.in_flight < FEW):
@@ -128,14 +140,6 @@ class Gate:
                 _, guest = line.popleft()
                 if not guest.gone:
                     self._refuse(guest, self._crowd)
-        begun, self._begun = self._begun, 0
-        self._reading = None
-        self._turning = bool(self._line or self._early)
-        if begun >= FEW:
-            since = self._clock()
-            self._call_soon(lambda: self._learn(begun, since))
-        if self._turning:
-            self._call_soon(self._turn)
 
     def _admit(self, guest: Guest, now: float) -> bool:
         if guest.gone:

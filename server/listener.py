@@ -41,28 +41,32 @@ class Listener:
 
     async def close(self) -> None:
         """Accept no more, and close the socket; connections accepted a moment ago get their protocol."""
+        self._loop.remove_reader(self._sock)
+        while self._accept():  # to all of these the kernel has said yes
+            pass
         if self._paused is not None:
             self._paused.cancel()
-        self._loop.remove_reader(self._sock)
         self._sock.close()
         if self._arriving:
             await asyncio.wait(self._arriving)
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """A portion; whether there may be more."""
         for _ in range(PORTION):
             try:
                 sock, _address = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return  # no more, or another worker was faster
+                return False  # no more, or another worker was faster
             except OSError as error:  # no descriptors or memory: the socket stays readable, and we would spin
                 log.warning("cannot accept connections for %g s: %s", PAUSE, error)
                 self._loop.remove_reader(self._sock)
                 self._paused = self._loop.call_later(PAUSE, self.open)
-                return
+                return False
             sock.setblocking(False)
             task = self._loop.create_task(self._loop.connect_accepted_socket(self._factory, sock))
             self._arriving.add(task)
             task.add_done_callback(self._arrived)
+        return True
 
     def _arrived(self, task: asyncio.Task[object]) -> None:
         self._arriving.discard(task)

@@ -97,7 +97,6 @@ class EdgeProtocol(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The caller has gone."""
-        self._arrival.close()
         self._heads.end(self._head_overdue)
         self._bodies.end(self._body_overdue)
         self._body = None

@@ -117,7 +117,7 @@ def _hang_up(transport: asyncio.BaseTransport | None) -> None:
     """Tell the caller now: closing a transport does so a turn of the loop later, with requests in between."""
     sock = transport.get_extra_info("socket") if transport is not None else None
     if sock is not None and sock.fileno() >= 0:
-        with socket.socket(fileno=os.dup(sock.fileno())) as same, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as same:
             same.shutdown(socket.SHUT_WR)
 
 

@@ -45,17 +45,18 @@ class Refuser:
             for origin in ("", *known)
         }
 
-    def __call__(self, head: Head, refusal: Refusal) -> bytes:
-        """The answer to the request *head*."""
+    def __call__(self, head: Head, refusal: Refusal, last: bool) -> bytes:
+        """The answer to the request *head*; if it is the *last* on its connection, it says so."""
         own, path = (well_formed(head.request_id) or new_id()).encode(), head.path.encode()
         origin = (head.origin or "") if self._tells_origins else ""
         seconds = int(refusal.retry_after)
         template, length = self._templates.get((seconds, origin)) or self._templates[seconds, ""]
-        return template % (length + len(path) + len(own), date(int(time.time())), own, path, own)
+        close = b"Connection: close\r\n" if last else b""
+        return template % (length + len(path) + len(own), date(int(time.time())), close, own, path, own)
 
 
 def _template(seconds: int, origin: str, decorator: Decorator) -> tuple[bytes, int]:
-    """An answer with gaps (length, date, id; path, id), and the length of its body with the gaps empty."""
+    """An answer with gaps (length, date, close, id; path, id), and the length of its body with empty gaps."""
     response = respond(overloaded(seconds), MARK, MARK)
     decorator(response, MARK, origin or None)
     body = response.body
@@ -66,7 +67,7 @@ def _template(seconds: int, origin: str, decorator: Decorator) -> tuple[bytes, i
     lines = [f"HTTP/1.1 {response.status} {response.reason}"]
     lines += [f"{name}: {text}" for name, text in response.headers.items()]
     fixed = "\r\n".join(lines).encode().replace(b"%", b"%%")
-    gaps = b"\r\nContent-Length: %d\r\nDate: %b\r\nX-Request-Id: %b\r\n\r\n"
+    gaps = b"\r\nContent-Length: %d\r\nDate: %b\r\n%bX-Request-Id: %b\r\n\r\n"
     return fixed + gaps + body.replace(b"%", b"%%").replace(quoted, b'"%b"'), len(body) - 2 * len(mark)
 
 
