@@ -51,6 +51,7 @@ class AllStrategy(Strategy[AllOptions]):
                 for target in islice(waiting, 1):
                     fan.start(target)
             wanted = len(request.targets) if self.options.fail_fast else 1
-            if fan.expired or len(fan.successes) < wanted:
+            answers = fan.successes
+            if fan.expired or len(answers) < wanted:
                 return fan.failed()
-            return fan.succeeded(fan.successes)
+            return fan.succeeded(answers)
