@@ -1,4 +1,4 @@
-"""One shape for whatever may say no before a call goes out: breaker, limiter, load shedding.
+"""One shape for whatever may say no before a call goes out, as the breaker may.
 
 ``admit(now)`` gives a permit or a refusal; the permit is settled once, with the verdict on what it admitted.
 IGNORED gives it back and teaches nothing. The layer below is the only place that knows both this shape and
