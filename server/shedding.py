@@ -106,7 +106,8 @@ class Shedding:
     def timeout(self, query: str) -> float:
         """The seconds that a request with this *query* gives, as far as can be told without validation."""
         found = _TIMEOUT.search(query) if query else None
-        return int(found[1]) / 1000 if found else self._default_timeout
+        given = int(found[1]) if found else 0  # 0 is no timeout, and its 400 is not ours to give
+        return given / 1000 or self._default_timeout
 
     def covers(self, path: str) -> bool:
         """Whether a request for *path* may be shed."""

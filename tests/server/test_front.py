@@ -186,6 +186,14 @@ async def test_a_calm_server_keeps_the_contract_of_short_timeouts(
     assert b'"overloaded"' not in body
 
 
+async def test_a_timeout_that_is_none_is_told_so_also_after_a_wait(serve: Serve) -> None:
+    """It came behind another request, and so it is old when it is looked at."""
+    server = await serve(LOAD_SHEDDING="on", SIMULATOR_LATENCY="constant:30")
+    caller = await server.connect()
+    caller.writer.write(get("/api/first", ODD) + get("/api/first?timeout=0", ODD))
+    assert [(await caller.answer())[0] for _ in range(2)] == [200, 400]
+
+
 async def test_a_request_that_aiohttp_read_and_that_waits_at_the_gate_is_not_idle(
     serve: Serve, connections: list[FrontProtocol]
 ) -> None:
