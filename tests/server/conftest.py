@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from pytest_aiohttp.plugin import AiohttpClient, AiohttpServer
 
 from server.app import DIRECT, LIFECYCLE, ROUTES, SHEDDING, TELEMETRY, create_app
-from server.front import front
+from server.front import FrontProtocol, front
 from server.headers import Decorator
 from server.routes import load_table
 from server.settings import load_settings
@@ -120,3 +120,32 @@ async def serve(
 async def client(serve: Serve) -> Client:
     """A client of the application with its default settings."""
     return await serve()
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What reached aiohttp's own ``data_received``."""
+    seen: list[bytes] = []
+    original = web.RequestHandler.data_received
+
+    def spy(self: web.RequestHandler, data: bytes) -> None:
+        if isinstance(self, FrontProtocol):  # the simulator is served by aiohttp as well
+            seen.append(data)
+        original(self, data)
+
+    monkeypatch.setattr(web.RequestHandler, "data_received", spy)
+    return seen
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[FrontProtocol]:
+    """The connections as the server sees them, in the order in which they came."""
+    seen: list[FrontProtocol] = []
+    original = FrontProtocol.connection_made
+
+    def spy(self: FrontProtocol, transport: asyncio.BaseTransport) -> None:
+        seen.append(self)
+        original(self, transport)
+
+    monkeypatch.setattr(FrontProtocol, "connection_made", spy)
+    return seen

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from aiohttp import web
 
 from server.app import LIFECYCLE
 from server.front import MOST_HELD, FrontProtocol
@@ -22,35 +21,6 @@ async def serve() -> AsyncIterator[Serve]:
     """Start a server with the given settings."""
     async with servers() as start:
         yield start
-
-
-@pytest.fixture
-def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """What reached aiohttp's own ``data_received``."""
-    seen: list[bytes] = []
-    original = web.RequestHandler.data_received
-
-    def spy(self: web.RequestHandler, data: bytes) -> None:
-        if isinstance(self, FrontProtocol):  # the simulator is served by aiohttp as well
-            seen.append(data)
-        original(self, data)
-
-    monkeypatch.setattr(web.RequestHandler, "data_received", spy)
-    return seen
-
-
-@pytest.fixture
-def connections(monkeypatch: pytest.MonkeyPatch) -> list[FrontProtocol]:
-    """The connections as the server sees them, in the order in which they came."""
-    seen: list[FrontProtocol] = []
-    original = FrontProtocol.connection_made
-
-    def spy(self: FrontProtocol, transport: asyncio.BaseTransport) -> None:
-        seen.append(self)
-        original(self, transport)
-
-    monkeypatch.setattr(FrontProtocol, "connection_made", spy)
-    return seen
 
 
 @pytest.mark.parametrize(

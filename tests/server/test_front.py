@@ -35,20 +35,6 @@ async def serve() -> AsyncIterator[Serve]:
         yield start
 
 
-@pytest.fixture
-def connections(monkeypatch: pytest.MonkeyPatch) -> list[FrontProtocol]:
-    """The connections as the server sees them, in the order in which they came."""
-    seen: list[FrontProtocol] = []
-    original = FrontProtocol.connection_made
-
-    def spy(self: FrontProtocol, transport: asyncio.BaseTransport) -> None:
-        seen.append(self)
-        original(self, transport)
-
-    monkeypatch.setattr(FrontProtocol, "connection_made", spy)
-    return seen
-
-
 def shut(server: Server) -> Callable[[], None]:
     """Whoever comes waits at the gate, until the function returned is called."""
     gate = server.app[SHEDDING].gate

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
 from collections.abc import AsyncIterator
@@ -21,34 +20,6 @@ async def serve() -> AsyncIterator[Serve]:
     """Start a server with the given settings."""
     async with servers(LOAD_SHEDDING="on") as start:
         yield start
-
-
-@pytest.fixture
-def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """What reached aiohttp's own ``data_received``."""
-    seen: list[bytes] = []
-    original = web.RequestHandler.data_received
-
-    def spy(self: web.RequestHandler, data: bytes) -> None:
-        seen.append(data)
-        original(self, data)
-
-    monkeypatch.setattr(web.RequestHandler, "data_received", spy)
-    return seen
-
-
-@pytest.fixture
-def protocols(monkeypatch: pytest.MonkeyPatch) -> list[FrontProtocol]:
-    """The connections as the server sees them, in the order in which they came."""
-    seen: list[FrontProtocol] = []
-    original = FrontProtocol.connection_made
-
-    def spy(self: FrontProtocol, transport: asyncio.BaseTransport) -> None:
-        seen.append(self)
-        original(self, transport)
-
-    monkeypatch.setattr(FrontProtocol, "connection_made", spy)
-    return seen
 
 
 def is_refusal(status: int, headers: dict[str, str], body: bytes) -> bool:
@@ -262,12 +233,12 @@ def test_aiohttp_has_the_private_names_that_we_use() -> None:
     assert inspect.iscoroutinefunction(web.RequestHandler._handle_request)
 
 
-async def test_the_private_names_mean_what_they_meant(serve: Serve, protocols: list[FrontProtocol]) -> None:
+async def test_the_private_names_mean_what_they_meant(serve: Serve, connections: list[FrontProtocol]) -> None:
     """An idle connection has a pending ``_waiter`` and nothing else."""
     server = await serve()
     connection = await server.connect()
     assert (await connection.ask(get("/health")))[0] == 200
-    (protocol,) = protocols
+    (protocol,) = connections
     await until(lambda: protocol._waiter is not None)
     assert not protocol._waiter.done()
     assert not protocol._messages
