@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from email.utils import formatdate
 from http import HTTPStatus
 from itertools import islice
 from typing import Any
@@ -124,34 +123,6 @@ def respond(problem: Problem, request_id: str, instance: str) -> web.Response:
         content_type=MEDIA_TYPE,
         headers=problem.headers,
     )
-
-
-class LastWord:
-    """
-    What ends a connection, in HTTP/1.1 whatever version was spoken: bytes, with the few members that
-    aiohttp's connection handler asks of a response.
-    """
-
-    keep_alive = False
-
-    def __init__(self, response: web.Response, now: float) -> None:
-        body = response.body
-        assert isinstance(body, bytes)  # noqa: S101 - `respond` makes it so
-        lines = [f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}"]
-        lines += [f"{name}: {text}" for name, text in response.headers.items()]
-        lines += [f"Content-Length: {len(body)}", f"Date: {formatdate(now, usegmt=True)}"]
-        lines += ["Connection: close"]
-        self.bytes = "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-        self.status = response.status
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Write it, whole."""
-        if request.transport is None:
-            raise ConnectionResetError("the caller has gone")
-        request.transport.write(self.bytes)
-
-    async def write_eof(self) -> None:
-        """Nothing is left to write."""
 
 
 _HTTP: Mapping[int, tuple[str, str]] = {

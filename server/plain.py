@@ -12,6 +12,8 @@ from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 
+from aiohttp import web
+
 from server.errors import MEDIA_TYPE, Problem, document
 from server.headers import Decorator
 
@@ -63,3 +65,31 @@ def _whole(head: bytes, more: bytes, request_id: str, body: bytes, last: bool) -
         request_id.encode("ascii"),
         body,
     )
+
+
+class LastWord:
+    """
+    What ends a connection, in HTTP/1.1 whatever version was spoken: bytes, with the few members that
+    aiohttp's connection handler asks of a response.
+    """
+
+    keep_alive = False
+
+    def __init__(self, response: web.Response) -> None:
+        body = response.body
+        assert isinstance(body, bytes)  # noqa: S101 - `respond` makes it so
+        lines = [f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}"]
+        lines += [f"{name}: {text}" for name, text in response.headers.items()]
+        lines += [f"Content-Length: {len(body)}", f"Date: {date(int(time.time())).decode()}"]
+        lines += ["Connection: close"]
+        self.bytes = "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+        self.status = response.status
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Write it, whole."""
+        if request.transport is None:
+            raise ConnectionResetError("the caller has gone")
+        request.transport.write(self.bytes)
+
+    async def write_eof(self) -> None:
+        """Nothing is left to write."""

@@ -18,11 +18,12 @@ from aiohttp import EMPTY_PAYLOAD, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from server.arrival import Arrival
-from server.errors import LastWord, Problem, respond
+from server.errors import Problem, respond
 from server.exchange import Exchange
 from server.headers import Decorator
 from server.objections import objection
 from server.patience import Patience
+from server.plain import LastWord
 from server.telemetry import Telemetry
 
 log = logging.getLogger("hedgerow.server")
@@ -150,7 +151,7 @@ class EdgeProtocol(web.RequestHandler):
         if transport is None or waiter is None or waiter.done() or not (self._half or not self.arrived):
             return
         if self._half:
-            transport.write(LastWord(self._told(SLOW_HEAD, None), time.time()).bytes)
+            transport.write(LastWord(self._told(SLOW_HEAD, None)).bytes)
         self.force_close()
 
     def _handle_request(
@@ -170,7 +171,7 @@ class EdgeProtocol(web.RequestHandler):
         """A handler that says *problem*, as its last word."""
 
         async def object_to(request: web.BaseRequest) -> web.StreamResponse:
-            return cast(web.StreamResponse, LastWord(self._told(problem, request), time.time()))
+            return cast(web.StreamResponse, LastWord(self._told(problem, request)))
 
         return object_to
 

@@ -1,1 +1,23 @@
 """Fixtures that more than one folder of tests needs."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from server.front import FrontProtocol
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[FrontProtocol]:
+    """The connections as the server sees them, in the order in which they came."""
+    seen: list[FrontProtocol] = []
+    original = FrontProtocol.connection_made
+
+    def spy(self: FrontProtocol, transport: asyncio.BaseTransport) -> None:
+        seen.append(self)
+        original(self, transport)
+
+    monkeypatch.setattr(FrontProtocol, "connection_made", spy)
+    return seen

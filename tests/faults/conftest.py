@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import pytest
 
-from server.front import FrontProtocol
 from tests.server.raw import Connection, Serve, servers
 
 PATIENCE = 10.0
@@ -41,20 +40,6 @@ async def serve(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Serve]:
             await asyncio.sleep(0)
     said = [one for one in caplog.get_records("call") if one.levelno >= logging.WARNING or one.exc_info]
     assert [one.getMessage() for one in said] == []
-
-
-@pytest.fixture
-def connections(monkeypatch: pytest.MonkeyPatch) -> list[FrontProtocol]:
-    """The connections as the server sees them, in the order in which they came."""
-    seen: list[FrontProtocol] = []
-    original = FrontProtocol.connection_made
-
-    def spy(self: FrontProtocol, transport: asyncio.BaseTransport) -> None:
-        seen.append(self)
-        original(self, transport)
-
-    monkeypatch.setattr(FrontProtocol, "connection_made", spy)
-    return seen
 
 
 async def rest(connection: Connection) -> bytes:

@@ -135,17 +135,3 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
     monkeypatch.setattr(web.RequestHandler, "data_received", spy)
     return seen
-
-
-@pytest.fixture
-def connections(monkeypatch: pytest.MonkeyPatch) -> list[FrontProtocol]:
-    """The connections as the server sees them, in the order in which they came."""
-    seen: list[FrontProtocol] = []
-    original = FrontProtocol.connection_made
-
-    def spy(self: FrontProtocol, transport: asyncio.BaseTransport) -> None:
-        seen.append(self)
-        original(self, transport)
-
-    monkeypatch.setattr(FrontProtocol, "connection_made", spy)
-    return seen

@@ -23,6 +23,11 @@ async def serve() -> AsyncIterator[Serve]:
         yield start
 
 
+async def under_way(connections: list[FrontProtocol]) -> None:
+    """Until the first connection is being answered directly."""
+    await until(lambda: connections and connections[0]._answering)
+
+
 @pytest.mark.parametrize(
     ("target", "status"),
     [
@@ -91,7 +96,7 @@ async def test_a_caller_who_sends_without_end_is_not_read_without_end(
     server = await serve(SIMULATOR_LATENCY="constant:30000")
     caller = await server.connect()
     caller.writer.write(get("/api/first?timeout=30000"))
-    await until(lambda: connections and connections[0]._answering)
+    await under_way(connections)
     caller.writer.write(get("/health") * 200_000)
     await until(lambda: connections[0]._holding > MOST_HELD)
     held = connections[0]._holding
@@ -107,7 +112,7 @@ async def test_a_caller_who_leaves_is_not_answered_and_counts_as_gone(
     server = await serve(SIMULATOR_LATENCY="constant:30000")
     caller = await server.connect()
     caller.writer.write(get("/api/first?timeout=30000"))
-    await until(lambda: connections and connections[0]._answering)
+    await under_way(connections)
     caller.writer.transport.abort()
     await until(lambda: not connections[0]._answering)
     assert (
@@ -122,7 +127,7 @@ async def test_an_answer_given_while_draining_is_the_last_on_its_connection(
     server = await serve(SIMULATOR_LATENCY="constant:50")
     caller = await server.connect()
     caller.writer.write(get("/api/first"))
-    await until(lambda: connections and connections[0]._answering)
+    await under_way(connections)
     server.app[LIFECYCLE].draining = True
     status, headers, _ = await caller.answer()
     assert (status, headers["Connection"]) == (200, "close")
@@ -136,7 +141,7 @@ async def test_a_long_answer_is_not_cut_by_the_keep_alive_of_its_connection(
     server = await serve(SIMULATOR_LATENCY="constant:50")
     caller = await server.connect()
     caller.writer.write(get("/api/first"))
-    await until(lambda: connections and connections[0]._answering)
+    await under_way(connections)
     connections[0]._next_keepalive_close_time = 0.0
     connections[0]._process_keepalive()
     assert (await caller.answer())[0] == 200

@@ -8,7 +8,6 @@ import random
 import socket
 import subprocess
 import sys
-import time
 import tracemalloc
 import weakref
 from collections.abc import AsyncIterator, Callable
@@ -45,6 +44,28 @@ def shut(server: Server) -> Callable[[], None]:
         gate._turn()
 
     return open_again
+
+
+def refuse_all(server: Server) -> None:
+    """Whoever stands in line has stood there for too long, and there is a crowd."""
+    gate = server.app[SHEDDING].gate
+    gate._line.extend([(0.0, gate._line.popleft()[1]) for _ in range(len(gate._line))])
+    gate.in_flight = 100
+    gate._turn()
+
+
+@pytest.fixture
+def packets(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What the server has read, packet by packet."""
+    seen: list[bytes] = []
+    original = FrontProtocol.data_received
+
+    def spy(self: FrontProtocol, data: bytes) -> None:
+        seen.append(data)
+        original(self, data)
+
+    monkeypatch.setattr(FrontProtocol, "data_received", spy)
+    return seen
 
 
 # The memory of heads.
@@ -87,15 +108,18 @@ async def test_the_direct_way_is_never_wider_than_aiohttp(serve: Serve, fields: 
     assert seen[0] == seen[1]
 
 
-async def test_three_bytes_that_end_a_head_and_begin_the_next_are_no_end(serve: Serve) -> None:
+async def test_three_bytes_that_end_a_head_and_begin_the_next_are_no_end(
+    serve: Serve, packets: list[bytes]
+) -> None:
     """``find`` gives -1 for them, and so does the length less four."""
     seen = []
     for odd in (b"", ODD):
         server = await serve()
         caller = await server.connect()
         first = get("/health")
+        packets.clear()
         caller.writer.write(first[:-1])
-        await asyncio.sleep(0.05)
+        await until(lambda: packets)
         caller.writer.write(first[-1:] + b"GE")
         assert (await caller.answer())[0] == 200
         seen.append((await caller.ask(get("/api/first", odd)))[0])
@@ -210,9 +234,7 @@ async def test_an_end_does_not_wait_for_a_request_that_was_refused_meanwhile(
     connections[0].close()  # as aiohttp does before
     ending = asyncio.create_task(connections[0].shutdown(5.0))
     await until(lambda: connections[0]._handler_waiter)
-    gate._line[0] = (0.0, *gate._line[0][1:])
-    gate.in_flight = 100
-    gate._turn()  # refuses it
+    refuse_all(server)
     assert (await caller.answer())[0] == 503
     done, _ = await asyncio.wait([ending], timeout=1.0)
     assert done
@@ -229,9 +251,7 @@ async def test_a_refusal_while_draining_is_the_last_on_its_connection(
     caller.writer.write(get("/api/first"))
     await until(lambda: gate._line)
     server.app[LIFECYCLE].draining = True
-    gate._line[0] = (0.0, *gate._line[0][1:])
-    gate.in_flight = 100
-    gate._turn()
+    refuse_all(server)
     status, headers, _ = await caller.answer()
     assert status == 503
     assert headers.get("Connection") == "close"
@@ -270,15 +290,18 @@ def test_a_loop_that_closes_under_a_connection_leaves_nobody_with_its_descriptor
     subprocess.run([sys.executable, "-c", STOLEN], check=True, timeout=20)
 
 
-async def test_a_bad_request_behind_others_leaves_them_their_answers(serve: Serve) -> None:
+async def test_a_bad_request_behind_others_leaves_them_their_answers(
+    serve: Serve, packets: list[bytes]
+) -> None:
     """aiohttp's parser drops all of a packet that is bad, so packets are not to be glued together."""
     seen = []
     for odd in (b"", ODD):
         server = await serve(SIMULATOR_LATENCY="constant:50")
         caller = await server.connect()
+        packets.clear()
         for raw in (get("/api/first", odd), get("/health"), get("/health", b"A : b\r\n")):
             caller.writer.write(raw)
-            await asyncio.sleep(0.01)
+            await until(lambda: raw in packets)  # noqa: B023 - it is looked at before the next one
         seen.append([(await caller.answer())[0]])
         while not caller.reader.at_eof() and seen[-1][-1] != 400:
             seen[-1].append((await caller.answer())[0])
@@ -354,9 +377,7 @@ async def test_who_was_only_ever_refused_is_not_closed_as_one_who_never_asked(
     shut(server)
     caller.writer.write(get("/api/first"))
     await until(lambda: gate._line)
-    gate._line[0] = (0.0, *gate._line[0][1:])
-    gate.in_flight = 100
-    gate._turn()
+    refuse_all(server)
     assert (await caller.answer())[0] == 503
     connections[0]._head_overdue()
     gate.in_flight = 0
@@ -375,6 +396,5 @@ async def test_the_wait_at_the_gate_counts_also_if_more_came_meanwhile(
     caller.writer.write(get("/api/first?timeout=1000"))
     await until(lambda: gate._line)
     (came, _), *_ = gate._line
-    time.sleep(0.02)  # noqa: ASYNC251 - the loop is late
     opened()
     assert connections[0].arrived <= came

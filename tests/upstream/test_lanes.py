@@ -26,6 +26,12 @@ def start(session: aiohttp.ClientSession, url: str) -> asyncio.Future[Outcome]:
     return asyncio.ensure_future(transport_to(session, url)(attempt_for()))
 
 
+def open_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on attempts get what becomes free, or nothing."""
+    monkeypatch.setattr(fast_lane, "OPENS_PER_TURN", 0)
+    monkeypatch.setattr(fast_lane, "OPENS_PER_SECOND", 0)
+
+
 async def test_who_waits_to_open_a_connection_takes_one_that_becomes_free(
     serve: Serve, session: aiohttp.ClientSession, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -34,8 +40,7 @@ async def test_who_waits_to_open_a_connection_takes_one_that_becomes_free(
     upstream = await serve([read(), wait(go), send(answer()), repeat(read(), send(answer()))])
     first = start(session, upstream.url)
     await until(lambda: ("upstream", "opened") in recorder.connections)
-    monkeypatch.setattr(fast_lane, "OPENS_PER_TURN", 0)
-    monkeypatch.setattr(fast_lane, "OPENS_PER_SECOND", 0)
+    open_no_more(monkeypatch)
     others = [start(session, upstream.url) for _ in range(2)]
     await asyncio.sleep(0)
     go.set()
@@ -52,8 +57,7 @@ async def test_who_is_given_up_while_a_lane_is_handed_over_passes_it_on(
     upstream = await serve([read(), wait(go), send(answer()), repeat(read(), send(answer()))])
     first = start(session, upstream.url)
     await until(lambda: ("upstream", "opened") in recorder.connections)
-    monkeypatch.setattr(fast_lane, "OPENS_PER_TURN", 0)
-    monkeypatch.setattr(fast_lane, "OPENS_PER_SECOND", 0)
+    open_no_more(monkeypatch)
     second, third = start(session, upstream.url), start(session, upstream.url)
     await asyncio.sleep(0)
     lane = asking._LANES[session][upstream.url, 1024 * 1024]
