@@ -14,7 +14,14 @@ from prometheus_client import CollectorRegistry
 
 from server.access_log import AccessLog
 from server.asking import Asking
+from server.checks import health_checks, standing
+from server.clients import Clients
 from server.direct import Direct
+from server.downloads.handlers import DownloadHandlers, Limits
+from server.downloads.local_objects import LocalObjects
+from server.downloads.object_routes import ObjectHandler, add_object_routes
+from server.downloads.routes import add_download_routes
+from server.downloads.signed_urls import UrlSigner
 from server.edge import Edge, decorate_all, middleware
 from server.events.handlers import UPSTREAM as EVENTS
 from server.events.routes import add_event_routes
@@ -22,12 +29,13 @@ from server.gate import Gate
 from server.handlers import FanOutHandler
 from server.headers import Decorator
 from server.lifecycle import Lifecycle
-from server.lifespan import ALONE, CIRCUITS, SESSION, Shared, resources
+from server.lifespan import ALONE, DOWNLOADS, LIMITER, NO_TRIAL, Shared, Trial, resources
 from server.loop_lag import LoopLag
 from server.openapi import Reply, document, problem
 from server.pages import add_pages
 from server.params import timeout_reader, timeout_schema
 from server.plain import PlainAnswers
+from server.rate_limits import limit_rates
 from server.reserve import Appointments
 from server.routes import Route, Table
 from server.settings import Settings
@@ -49,6 +57,7 @@ def create_app(
     rng: random.Random | None = None,
     clock: Callable[[], float] = time.monotonic,
     shared: Shared = ALONE,
+    trial: Trial = NO_TRIAL,
 ) -> web.Application:
     """
     The whole application.
@@ -59,6 +68,7 @@ def create_app(
         clock: the loop's clock in seconds. uvloop's own ``time()`` is that clock cut to milliseconds and
             as old as the turn of the loop; ``time.monotonic`` is the same clock, exact.
         shared: what this process has in common with other workers.
+        trial: what a test puts in.
     """
     rng = rng or random.Random(settings.simulator_seed)
     lifecycle, telemetry = Lifecycle(), Telemetry(CollectorRegistry())
@@ -71,8 +81,11 @@ def create_app(
     decorator = Decorator(settings.cors_origins)
     decorate_all(app, decorator)
     app.cleanup_ctx.append(
-        resources(settings, table, strategies, telemetry, lag, lifecycle, rng, clock, shared)
+        resources(settings, table, strategies, telemetry, lag, lifecycle, rng, clock, shared, trial)
     )
+    clients = Clients(settings.trusted_proxies)
+    if settings.rate_limit:
+        limit_rates(app, lambda: app[LIMITER], clients)
 
     asking = Asking(
         timeout_reader(settings.request_timeout),
@@ -108,8 +121,8 @@ def create_app(
             telemetry.refused,
         )
 
-    async def session_is_open() -> bool:
-        return not app[SESSION].closed
+    if settings.downloads:
+        _add_downloads(app, settings, clients, rng, clock, trial)
 
     add_pages(
         app,
@@ -117,16 +130,35 @@ def create_app(
         lifecycle=lifecycle,
         telemetry=telemetry,
         gather=shared.gather,
-        checks={"session": session_is_open},
-        upstreams=lambda: {
-            entry.name: {
-                "simulated": entry.url is None,
-                "circuits": app[CIRCUITS].told(entry.name, clock()),
-            }
-            for entry in table.upstreams
-        },
+        checks=health_checks(app, downloads=settings.downloads),
+        upstreams=lambda: standing(app, table, clock()),
     )
     return app
+
+
+def _add_downloads(
+    app: web.Application,
+    settings: Settings,
+    clients: Clients,
+    rng: random.Random,
+    clock: Callable[[], float],
+    trial: Trial,
+) -> None:
+    limits = Limits(wait=settings.request_timeout, link=settings.download_link)
+    add_download_routes(
+        app,
+        DownloadHandlers(
+            lambda: app[DOWNLOADS].service, clients, limits, trial.wall, clock, rng.random, trial.step
+        ),
+    )
+    if settings.s3_endpoint is None and settings.s3_bucket_name is None:
+
+        def local() -> tuple[LocalObjects, UrlSigner]:
+            opened = app[DOWNLOADS].local
+            assert opened is not None  # noqa: S101 - it is not S3
+            return opened
+
+        add_object_routes(app, ObjectHandler(lambda: local()[0], lambda: local()[1]))
 
 
 def _replies(route: Route) -> dict[int, Reply]:

@@ -49,7 +49,8 @@ class Edge:
         elif isinstance(error, BAD_BODY):
             problem = BROKEN_BODY
         else:
-            log.error("a bug: the request %s failed", exchange.id, exc_info=error)
+            told = {"requestId": exchange.id, "route": exchange.route}
+            log.error("a bug: the request %s failed", exchange.id, exc_info=error, extra=told)
             problem = Problem(500, "internal", "An unexpected error occurred.")
         exchange.reason = problem.code
         return problem

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class Lifecycle:
     """
@@ -10,11 +12,28 @@ class Lifecycle:
         draining: SIGTERM has come; requests are still answered, and connections closed after each.
     """
 
-    __slots__ = ("draining", "started")
+    __slots__ = ("_draining", "_told", "started")
 
     def __init__(self) -> None:
         self.started = False
-        self.draining = False
+        self._draining = False
+        self._told: list[Callable[[], None]] = []
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    @draining.setter
+    def draining(self, draining: bool) -> None:
+        begins = draining and not self._draining
+        self._draining = draining
+        if begins:
+            for tell in self._told:
+                tell()
+
+    def on_drain(self, tell: Callable[[], None]) -> None:
+        """Call *tell* when draining begins."""
+        self._told.append(tell)
 
     @property
     def ready(self) -> bool:

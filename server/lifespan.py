@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, TypeAlias
 
 import aiohttp
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from server.downloads.metrics import Metrics
+from server.downloads.service import Downloads, open_downloads
+from server.downloads.source import UPSTREAM as FILES
 from server.events.routes import event_strategies
 from server.lifecycle import Lifecycle
 from server.loop_lag import LoopLag
+from server.rate_limits import Rate, RateLimiter, open_rate_limiter
 from server.routes import Table, UpstreamEntry
 from server.settings import Settings
 from server.telemetry import Telemetry
-from strategies import Reaper, Strategy, value
+from strategies import FirstStrategy, NoOptions, Reaper, Strategy, value
 from upstream.breaker import LocalStore, Store
 from upstream.circuits import Circuits
+from upstream.guard import Policy
 from upstream.session import PoolLimits, open_session
 from upstream.simulator.app import serve_simulator
 from upstream.simulator.events import EventService
+from upstream.simulator.files import FileService, at_once
 from upstream.simulator.latency import parse_latency
 from upstream.simulator.work import WorkModel
 from upstream.spec import UpstreamSpec
@@ -35,6 +43,9 @@ LATE = 0.010
 SESSION = web.AppKey("SESSION", aiohttp.ClientSession)
 REAPER = web.AppKey("REAPER", Reaper)
 CIRCUITS = web.AppKey("CIRCUITS", Circuits)
+DOWNLOADS = web.AppKey("DOWNLOADS", Downloads)
+LIMITER = web.AppKey("LIMITER", RateLimiter)
+FETCH = "downloads.fetch"
 
 
 async def _own(registry: CollectorRegistry) -> CollectorRegistry:
@@ -60,6 +71,25 @@ class Shared:
 ALONE = Shared()
 
 
+@value
+class Trial:
+    """
+    What a test puts into downloads; as it stands, nothing.
+
+    Attributes:
+        policy: whom webhooks may reach; None: as the settings say.
+        step: told the name of each step of a job before it is taken.
+        wall: seconds since 1970.
+    """
+
+    policy: Policy | None = None
+    step: Callable[[str], None] = lambda name: None
+    wall: Callable[[], float] = time.time
+
+
+NO_TRIAL = Trial()
+
+
 def resources(
     settings: Settings,
     table: Table,
@@ -70,6 +100,7 @@ def resources(
     rng: random.Random,
     clock: Callable[[], float],
     shared: Shared,
+    trial: Trial,
 ) -> Context:
     """
     The application's one cleanup context: simulator, session, upstreams, strategies, in that order.
@@ -96,7 +127,30 @@ def resources(
             for route in table.routes:
                 strategies[route.name] = route.strategy(upstreams.fetch, reaper, route.options)
             strategies.update(event_strategies(upstreams.fetch, reaper, settings.event_fetch_concurrency))
+            strategies[FETCH] = FirstStrategy(upstreams.fetch, reaper, NoOptions())
             app[SESSION], app[REAPER], app[CIRCUITS] = session, reaper, circuits
+            url = None
+            if settings.downloads:
+                app[DOWNLOADS] = opened = await stack.enter_async_context(
+                    open_downloads(
+                        settings,
+                        lambda: strategies[FETCH],
+                        any(entry.name == FILES and entry.url is None for entry in table.upstreams),
+                        trial.wall,
+                        clock,
+                        rng,
+                        Metrics(telemetry.registry),
+                        listens=[(settings.host, settings.port)],
+                        work=settings.download_workers,
+                        policy=trial.policy,
+                        step=trial.step,
+                    )
+                )
+                lifecycle.on_drain(opened.service.streams.drain)
+                url = opened.store.url
+            if settings.rate_limit:
+                rate = Rate(settings.rate_limit_requests, round(settings.rate_limit_window))
+                app[LIMITER] = await stack.enter_async_context(open_rate_limiter(rate, url, clock))
             lag.start()
             stack.callback(lag.stop)
             lifecycle.started = True
@@ -113,7 +167,9 @@ def _limits(settings: Settings) -> PoolLimits:
     )
 
 
-def simulated(settings: Settings, rng: random.Random) -> tuple[WorkModel, random.Random, EventService]:
+def simulated(
+    settings: Settings, rng: random.Random
+) -> tuple[WorkModel, random.Random, EventService, FileService]:
     """The models of the built-in simulator, with the *rng* that decides their luck."""
     model = WorkModel(
         parse_latency(settings.simulator_latency),
@@ -122,7 +178,13 @@ def simulated(settings: Settings, rng: random.Random) -> tuple[WorkModel, random
         settings.simulator_hang,
     )
     events = EventService(rng, settings.simulator_event_failure, settings.simulator_event_delay)
-    return model, rng, events
+    low, high = settings.download_delay_min, settings.download_delay_max
+    slow = partial(_uniform, low, high) if settings.download_delay_enabled else at_once
+    return model, rng, events, FileService(rng, slow)
+
+
+def _uniform(low: float, high: float, luck: random.Random) -> float:
+    return luck.uniform(low, high)
 
 
 async def _locate(
@@ -138,8 +200,8 @@ async def _locate(
     """
     base = simulator or ""
     if simulator is None and any(entry.url is None for entry in entries):
-        model, rng, events = simulated(settings, rng)
-        base = await stack.enter_async_context(serve_simulator(model, rng, events=events))
+        model, rng, events, files = simulated(settings, rng)
+        base = await stack.enter_async_context(serve_simulator(model, rng, events=events, files=files))
     return [
         UpstreamSpec(
             entry.name,
@@ -151,6 +213,7 @@ async def _locate(
             entry.breaker,
             entry.fair_time,
             entry.retry,
+            entry.statuses,
         )
         for entry in entries
     ]

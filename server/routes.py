@@ -15,6 +15,8 @@ from marshmallow import Schema, ValidationError
 from marshmallow import fields as f
 from marshmallow.validate import Length, OneOf, Range, Regexp
 
+from server.downloads.source import OPERATION as FILE
+from server.downloads.source import UPSTREAM as FILES
 from server.events.handlers import OPERATIONS
 from server.events.handlers import UPSTREAM as EVENTS
 from server.render import Render, find_render
@@ -60,6 +62,7 @@ class UpstreamEntry:
     breaker: BreakerOptions | None
     fair_time: float
     retry: bool
+    statuses: frozenset[int]
 
 
 @value
@@ -99,6 +102,9 @@ class _UpstreamSchema(Schema):
     breaker = f.Raw(load_default=False)
     fair_time = f.Float(load_default=1.0, validate=Range(0, 600))
     retry = f.Boolean(load_default=False, truthy={True}, falsy={False})
+    statuses = f.List(
+        f.Integer(strict=True, validate=Range(200, 299)), load_default=[200], validate=Length(1)
+    )
 
 
 class _RouteSchema(Schema):
@@ -143,6 +149,7 @@ def load_table(text: str, environ: Mapping[str, str], breaker: BreakerOptions = 
     for upstream in (one for one in upstreams if one is not None and one.breaker is not None):
         asked = {DEFAULT_OPERATION} if any(_asks(route, upstream.name) for route in routes) else set()
         asked |= set(OPERATIONS) if upstream.name == EVENTS else set()
+        asked |= {FILE} if upstream.name == FILES else set()
         missing = sorted(asked - set(upstream.operations))
         if missing:
             problems.append(f"upstream {upstream.name}: operations must include {', '.join(missing)}")
@@ -187,6 +194,7 @@ def _upstream(
         options,
         entry["fair_time"],
         entry["retry"],
+        frozenset(entry["statuses"]),
     )
 
 

@@ -22,6 +22,7 @@ from itertools import islice
 from aiohttp import web
 
 from server.app import DIRECT, LIFECYCLE, SHEDDING, TELEMETRY
+from server.error_reports import error_reports
 from server.front import front
 from server.headers import Decorator
 from server.lifecycle import Lifecycle
@@ -212,14 +213,15 @@ async def run(
         loop.add_signal_handler(number, asked_to_stop, number)
     if lifeline is not None:
         loop.add_reader(lifeline, orphaned)
-    async with serving(app, settings, sock) as (url, farewell):
-        farewell.hurry = hurry
-        (accepting or _say)(url)
-        await stop.wait()
-        farewell.begin()
-        log.info("draining: answering what comes, closing each connection")
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(hurry.wait(), settings.drain_delay)
+    with error_reports(settings.sentry_dsn):
+        async with serving(app, settings, sock) as (url, farewell):
+            farewell.hurry = hurry
+            (accepting or _say)(url)
+            await stop.wait()
+            farewell.begin()
+            log.info("draining: answering what comes, closing each connection")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(hurry.wait(), settings.drain_delay)
     log.info("stopped")
 
 

@@ -6,8 +6,9 @@ Every problem is reported at once, by the variable's name. Nothing else in the p
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from marshmallow import EXCLUDE, Schema, ValidationError
 from marshmallow import fields as f
 from marshmallow.validate import Length, OneOf, Range
 
+from server.clients import Network, parse_networks
+from server.webhooks.signing import AT_ONCE, check_secret
 from upstream.simulator.latency import parse_latency
 
 
@@ -40,6 +43,7 @@ class Settings:
     body_timeout: float
     access_log: str
     log_level: str
+    sentry_dsn: str | None = field(repr=False)
     cors_origins: tuple[str, ...]
     welcome_message: str
     drain_delay: float
@@ -62,7 +66,38 @@ class Settings:
     simulator_event_failure: float
     simulator_event_delay: float
     simulator_seed: int | None
-    environ: Mapping[str, str]
+    downloads: bool
+    data_dir: str
+    redis_url: str | None = field(repr=False)
+    s3_endpoint: str | None
+    s3_public_endpoint: str | None
+    s3_region: str
+    s3_bucket_name: str | None
+    s3_access_key_id: str | None = field(repr=False)
+    s3_secret_access_key: str | None = field(repr=False)
+    s3_force_path_style: bool
+    public_url: str
+    download_delay_enabled: bool
+    download_delay_min: float
+    download_delay_max: float
+    download_step_timeout: float
+    download_jobs: int
+    download_jobs_per_client: int
+    download_open_jobs_per_client: int
+    download_files: int
+    download_reuse: float
+    download_link: float
+    download_keep: float
+    download_workers: bool
+    sse_streams: int
+    sse_streams_per_client: int
+    webhook_secrets: tuple[str, ...] = field(repr=False)
+    webhook_http: bool
+    trusted_proxies: tuple[Network, ...]
+    rate_limit: bool
+    rate_limit_requests: int
+    rate_limit_window: float
+    environ: Mapping[str, str] = field(repr=False)
     """The environment as it was read, for the URLs that the route table names."""
 
 
@@ -95,6 +130,27 @@ class _Switch(f.Boolean):
         self.error_messages["invalid"] = "Must be on or off."
 
 
+class _Truth(f.Boolean):
+    """``true`` or ``false``, as the variables of S3 and of the delay have always been written."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(truthy={"true", "1", "on"}, falsy={"false", "0", "off"}, **kwargs)
+        self.error_messages["invalid"] = "Must be true or false."
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        return super()._deserialize(value.lower(), attr, data, **kwargs)
+
+
+class _Networks(f.Field[tuple[Network, ...]]):
+    """Addresses and networks, separated by commas."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Network, ...]:
+        try:
+            return parse_networks(value)
+        except ValueError as error:
+            raise ValidationError(str(error)) from error
+
+
 class _Workers(f.Integer):
     """A whole number, or ``auto``: as many as there are cores that we may run on."""
 
@@ -111,6 +167,26 @@ def _latency(value: str) -> None:
         parse_latency(value)
     except ValueError as error:
         raise ValidationError(str(error)) from error
+
+
+def _url(value: str) -> None:
+    if not re.fullmatch(r"https?://[^/?#@\s]+/?", value):
+        raise ValidationError("Must be http:// or https://, and a host.")
+
+
+def _redis_url(value: str) -> None:
+    if not re.match(r"(rediss?|unix)://\S+$", value):
+        raise ValidationError("Must begin with redis://, rediss:// or unix://.")
+
+
+def _secret(value: tuple[str, ...]) -> None:
+    if len(value) > AT_ONCE:
+        raise ValidationError(f"Must be at most {AT_ONCE}.")
+    for one in value:
+        try:
+            check_secret(one)
+        except ValueError as error:
+            raise ValidationError(str(error)) from error
 
 
 def _share(name: str, default: float, what: str) -> f.Float:
@@ -170,6 +246,11 @@ class SettingsSchema(Schema):
         load_default="info",
         validate=OneOf(["debug", "info", "warning", "error"]),
         metadata={"description": "The least severe level that is logged."},
+    )
+    sentry_dsn = f.String(
+        data_key="SENTRY_DSN",
+        load_default=None,
+        metadata={"description": "Where errors are reported (a DSN of Sentry). Unset: only in the log."},
     )
     cors_origins = _Words(
         data_key="CORS_ORIGINS",
@@ -297,13 +378,216 @@ class SettingsSchema(Schema):
         load_default=None,
         metadata={"description": "Makes the built-in upstream's luck the same every time."},
     )
+    downloads = _Switch(
+        data_key="DOWNLOADS",
+        load_default=True,
+        metadata={"description": "The routes below ``/v1/download``, with their job store and storage."},
+    )
+    data_dir = f.String(
+        data_key="DATA_DIR",
+        load_default=".data",
+        metadata={"description": "Folder of all that is embedded: job store, objects, secrets."},
+    )
+    redis_url = f.String(
+        data_key="REDIS_URL",
+        load_default=None,
+        validate=_redis_url,
+        metadata={
+            "description": "The job store: a Redis or Valkey that keeps its append-only file. Unset: an "
+            "embedded Valkey in ``DATA_DIR``."
+        },
+    )
+    s3_endpoint = f.String(
+        data_key="S3_ENDPOINT",
+        load_default=None,
+        validate=_url,
+        metadata={
+            "description": "URL of the S3 server; unset, with a bucket: Amazon's. Without both: objects "
+            "are kept in ``DATA_DIR``."
+        },
+    )
+    s3_public_endpoint = f.String(
+        data_key="S3_PUBLIC_ENDPOINT",
+        load_default=None,
+        validate=_url,
+        metadata={"description": "Its URL as clients reach it; links are signed for this one."},
+    )
+    s3_region = f.String(
+        data_key="S3_REGION", load_default="us-east-1", metadata={"description": "Region of the bucket."}
+    )
+    s3_bucket_name = f.String(
+        data_key="S3_BUCKET_NAME",
+        load_default=None,
+        validate=Length(3, 63),
+        metadata={"description": "The bucket, made at the start if missing; ``downloads`` if unset."},
+    )
+    s3_access_key_id = f.String(
+        data_key="S3_ACCESS_KEY_ID",
+        load_default=None,
+        metadata={"description": "Key for S3; unset: what the machine's role gives."},
+    )
+    s3_secret_access_key = f.String(
+        data_key="S3_SECRET_ACCESS_KEY", load_default=None, metadata={"description": "And its secret."}
+    )
+    s3_force_path_style = _Truth(
+        data_key="S3_FORCE_PATH_STYLE",
+        load_default=True,
+        metadata={"description": "The bucket is in the path (own servers), not in the host name (Amazon)."},
+    )
+    public_url = f.String(
+        data_key="PUBLIC_URL",
+        load_default="",
+        validate=_url,
+        metadata={
+            "description": "Our own URL as clients reach it, for links to objects in ``DATA_DIR``; unset: "
+            "links are paths."
+        },
+    )
+    download_delay_enabled = _Truth(
+        data_key="DOWNLOAD_DELAY_ENABLED",
+        load_default=True,
+        metadata={"description": "Whether the built-in source of files is slow."},
+    )
+    download_delay_min = _Milliseconds(
+        data_key="DOWNLOAD_DELAY_MIN_MS",
+        load_default=10.0,
+        validate=Range(0, 600_000),
+        metadata={"description": "The least that it takes for a file."},
+    )
+    download_delay_max = _Milliseconds(
+        data_key="DOWNLOAD_DELAY_MAX_MS",
+        load_default=120.0,
+        validate=Range(0, 600_000),
+        metadata={"description": "The most that it takes for a file."},
+    )
+    download_step_timeout = _Milliseconds(
+        data_key="DOWNLOAD_STEP_TIMEOUT_MS",
+        load_default=120.0,
+        validate=Range(1, 3_600_000),
+        metadata={"description": "How long the source may take for one step of a file, about a tenth of it."},
+    )
+    download_jobs = f.Integer(
+        data_key="DOWNLOAD_JOBS",
+        load_default=100,
+        validate=Range(1, 10_000),
+        metadata={"description": "Jobs that one process works on at a time."},
+    )
+    download_jobs_per_client = f.Integer(
+        data_key="DOWNLOAD_JOBS_PER_CLIENT",
+        load_default=20,
+        validate=Range(1, 10_000),
+        metadata={"description": "Jobs of one client that are worked on at a time, over all processes."},
+    )
+    download_open_jobs_per_client = f.Integer(
+        data_key="DOWNLOAD_OPEN_JOBS_PER_CLIENT",
+        load_default=1000,
+        validate=Range(1, 1_000_000),
+        metadata={"description": "Jobs that a client may have that have not ended; beyond it: 429."},
+    )
+    download_files = f.Integer(
+        data_key="DOWNLOAD_FILES",
+        load_default=8,
+        validate=Range(1, 1000),
+        metadata={"description": "Files of one job that are processed side by side."},
+    )
+    download_reuse = _Milliseconds(
+        data_key="DOWNLOAD_REUSE_MS",
+        load_default=0.0,
+        validate=Range(0, 2_592_000_000),
+        metadata={
+            "description": "An object this young is handed out without processing its file again; 0: only "
+            "one that was stored since the job began."
+        },
+    )
+    download_link = _Milliseconds(
+        data_key="DOWNLOAD_LINK_MS",
+        load_default=900.0,
+        validate=Range(1000, 604_800_000),
+        metadata={"description": "How long a link to an object can be used."},
+    )
+    download_keep = _Milliseconds(
+        data_key="DOWNLOAD_KEEP_MS",
+        load_default=86_400.0,
+        validate=Range(1000, 2_592_000_000),
+        metadata={
+            "description": "How long the links of a completed job can be had; then it is expired, and "
+            "forgotten after seven days more."
+        },
+    )
+    download_workers = _Switch(
+        data_key="DOWNLOAD_WORKERS",
+        load_default=True,
+        metadata={"description": "Work on jobs in the server; off: only ``python -m server worker`` does."},
+    )
+    sse_streams = f.Integer(
+        data_key="SSE_STREAMS",
+        load_default=5000,
+        validate=Range(1, 1_000_000),
+        metadata={"description": "Event streams that one process serves at a time; beyond it: 503."},
+    )
+    sse_streams_per_client = f.Integer(
+        data_key="SSE_STREAMS_PER_CLIENT",
+        load_default=100,
+        validate=Range(1, 1_000_000),
+        metadata={"description": "Event streams of one client in one process; beyond it: 429."},
+    )
+    webhook_secrets = _Words(
+        data_key="WEBHOOK_SECRETS",
+        load_default=(),
+        validate=_secret,
+        metadata={
+            "description": "What webhooks are signed with: one, or two while the new one (first) takes over. "
+            "Unset: one is made and kept in ``DATA_DIR``."
+        },
+    )
+    webhook_http = _Switch(
+        data_key="WEBHOOK_HTTP",
+        load_default=False,
+        metadata={
+            "description": "Let a ``callbackUrl`` be http:// too, at ports 80 and 8080; never a private one."
+        },
+    )
+    trusted_proxies = _Networks(
+        data_key="TRUSTED_PROXIES",
+        load_default=(),
+        metadata={
+            "description": "Addresses and networks of proxies whose ``X-Forwarded-For`` is believed, "
+            "separated by commas."
+        },
+    )
+    rate_limit = _Switch(
+        data_key="RATE_LIMIT",
+        load_default=True,
+        metadata={"description": "Limit how often a client may ask for ``/`` and ``/v1/*``."},
+    )
+    rate_limit_requests = f.Integer(
+        data_key="RATE_LIMIT_MAX_REQUESTS",
+        load_default=100,
+        validate=Range(1, 1_000_000),
+        metadata={"description": "Requests of one client within the window."},
+    )
+    rate_limit_window = _Milliseconds(
+        data_key="RATE_LIMIT_WINDOW_MS",
+        load_default=60.0,
+        validate=Range(1000, 86_400_000),
+        metadata={"description": "The window, in whole seconds."},
+    )
 
 
 NAMES_IN_ROUTES = {
     "WORK_API_URL": "URL of the ``work`` upstream. Unset: the built-in simulator answers.",
     "EVENT_API_BASE_URL": "Base URL of the event service. Unset: the built-in simulator answers.",
+    "DOWNLOAD_SOURCE_URL": "Base URL of the file source. Unset: the built-in simulator answers.",
 }
 """Variables that ``routes.toml`` names, with their meaning."""
+
+
+SECRET = {
+    SettingsSchema().fields[one.name].data_key
+    for one in fields(Settings)
+    if not one.repr and one.name != "environ"
+}
+"""Variables whose text is not repeated when it is wrong."""
 
 
 def known_names() -> set[str]:
@@ -334,10 +618,12 @@ def load_settings(
         values = SettingsSchema().load(merged)
     except ValidationError as error:
         for name, messages in sorted(error.messages_dict.items()):
-            given = str(merged.get(name, ""))[:40]
-            problems += [f"{name}: {' '.join(messages)} It is {given!r}."]
+            said = "" if name in SECRET else f" It is {str(merged.get(name, ''))[:40]!r}."
+            problems += [f"{name}: {' '.join(messages)}{said}"]
     if values and values["breaker_cap"] < values["breaker_open_time"]:
         problems.append("CIRCUIT_BREAKER_MAX_RESET_TIMEOUT_MS: Less than CIRCUIT_BREAKER_RESET_TIMEOUT_MS.")
+    if values and values["download_delay_max"] < values["download_delay_min"]:
+        problems.append("DOWNLOAD_DELAY_MAX_MS: Less than DOWNLOAD_DELAY_MIN_MS.")
     if problems:
         raise ConfigError(problems)
     return Settings(**values, environ=merged)

@@ -52,6 +52,9 @@ START_WITHIN = 30.0
 MARGIN = 3.0
 """Seconds beyond its own bounds that a worker has for its end."""
 
+HAND_OVER = 8.0
+"""Seconds more for it to hand its jobs over, and as the last one out to stop the embedded job store."""
+
 LONGEST_SOCKET_PATH = 103
 """Bytes; Linux takes four more, the BSDs do not."""
 
@@ -455,7 +458,8 @@ def supervise(settings: Settings, table: Table, sock: socket.socket) -> None:
 
 
 def _stop_within(settings: Settings) -> float:
-    return settings.drain_delay + QUIET + settings.shutdown_timeout + 2 * CANCELLED_WITHIN + MARGIN
+    margin = MARGIN + (HAND_OVER if settings.downloads else 0.0)
+    return settings.drain_delay + QUIET + settings.shutdown_timeout + 2 * CANCELLED_WITHIN + margin
 
 
 def _circuits_in(table: Table) -> int:

@@ -19,13 +19,14 @@ class Call:
 
     *operation* names what is asked for, for breakers and metrics: one of those that its upstream declares.
     *segments* are appended to the URL's path, each percent-encoded, so that no caller's text can climb out
-    of it. *body* is sent as JSON.
+    of it. *body* is sent as JSON. *headers* are sent besides those of every call.
     """
 
     method: str = "GET"
     segments: tuple[str, ...] = ()
     body: bytes | None = None
     operation: str = DEFAULT_OPERATION
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @value

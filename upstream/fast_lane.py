@@ -62,7 +62,9 @@ def shortest(lane: FastLane, reference: Fetch) -> Fetch:
 
     def fetch(attempt: Attempt) -> Awaitable[Outcome]:
         call = attempt.target.payload
-        if call is None or (isinstance(call, Call) and call.method == "GET" and call.body is None):
+        if call is None or (
+            isinstance(call, Call) and call.method == "GET" and call.body is None and not call.headers
+        ):
             return lane(attempt)
         return reference(attempt)
 

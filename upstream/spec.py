@@ -16,7 +16,7 @@ class UpstreamSpec:
     Attributes:
         name: as routes and metrics call it.
         url: where it is; a call's segments are appended to its path.
-        accept: says what is wrong with the body of a 200, or None.
+        accept: says what is wrong with the body of an answer with one of *statuses*, or None.
         timeout: seconds that one attempt may take, besides the caller's deadline; None for no such limit.
         max_body: bytes of a decoded body; beyond it the attempt fails as ``too_large``. 1 MiB by default,
             because a larger JSON document would hold the loop for tens of milliseconds while it is judged.
@@ -24,6 +24,7 @@ class UpstreamSpec:
         breaker: when a circuit opens; None for no breaker.
         fair_time: seconds it must have had before being cut at a caller's deadline counts as its failure.
         retry: whether a call that met a network failure is tried once more, within the budget.
+        statuses: those of an answer that may be a success.
     """
 
     name: str
@@ -35,3 +36,4 @@ class UpstreamSpec:
     breaker: BreakerOptions | None = None
     fair_time: float = 1.0
     retry: bool = False
+    statuses: frozenset[int] = frozenset({200})

@@ -49,7 +49,7 @@ class HttpTransport:
             call.method,
             url,
             data=call.body,
-            headers=_JSON if call.body is not None else None,
+            headers=call.headers if call.body is None else (_JSON, *call.headers),
             allow_redirects=False,
             trace_request_ctx=attempt,
         )
@@ -77,12 +77,12 @@ def _encoded(segment: str) -> str:
     return quote(segment, safe="") if segment.strip(".") else segment.replace(".", "%2E")
 
 
-_JSON = {"Content-Type": "application/json"}
+_JSON = ("Content-Type", "application/json")
 
 
 def judge(spec: UpstreamSpec, attempt: Attempt, started: float, ended: float, answer: Answer) -> Answered:
-    """The verdict on a complete answer: only a 200 whose body the upstream's rule accepts is a success."""
-    if answer.status != 200:
+    """The verdict on a complete answer: a success has a status and a body that its upstream's rules take."""
+    if answer.status not in spec.statuses:
         # A 4xx is the upstream's word on the request, not a sign that it is unwell.
         ours = 400 <= answer.status < 500 and answer.status not in (408, 429)
         verdict = Verdict.IGNORED if ours else Verdict.FAILURE

@@ -1,7 +1,8 @@
 """Tables that are written from the code, so that they cannot go stale.
 
 ``.. settings-table::`` from `server.settings.SettingsSchema`, ``.. metrics-table::`` from
-`server.telemetry.Telemetry`, and ``.. options-table:: module:Class`` from the options of a strategy.
+`server.telemetry.Telemetry` and `server.downloads.metrics.Metrics`, and
+``.. options-table:: module:Class`` from the options of a strategy.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from prometheus_client import CollectorRegistry
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from server.downloads.metrics import Metrics
 from server.settings import NAMES_IN_ROUTES, SettingsSchema
 from server.telemetry import Telemetry
 
@@ -49,8 +51,10 @@ def _is_milliseconds(field: f.Field[Any]) -> bool:
 
 def _default(field: f.Field[Any]) -> str:
     default = field.load_default
-    if default is None:
+    if default is None or default in ("", ()):
         return "unset"
+    if isinstance(default, bool):
+        return f"``{max(field.truthy if default else field.falsy, key=len)}``"
     if isinstance(default, tuple):
         return f"``{','.join(default)}``"
     return f"``{round(default * 1000) if _is_milliseconds(field) else default}``"
@@ -76,6 +80,7 @@ def all_metrics() -> list[Told]:
     telemetry: Any = Telemetry(registry)
     if hasattr(telemetry, "watch_circuits"):
         telemetry.watch_circuits((), lambda: 0.0)
+    Metrics(registry)
     found = []
     for collector in registry._collector_to_names:  # no public way gives the labels of one without samples
         families: list[Any] = list(collector.describe())  # type: ignore[attr-defined]

@@ -10,10 +10,10 @@ from typing import Any, TypeAlias, cast
 import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from marshmallow import Schema, ValidationError
 
 from server.asking import Asking, exchange_for
-from server.errors import Problem, invalid
+from server.bodies import read_json, valid
+from server.errors import Problem
 from server.events.failures import problem_of
 from server.events.schemas import AddEventSchema, UserPathSchema
 from server.exchange import Exchange
@@ -67,7 +67,7 @@ class EventHandlers:
         """The user's events, fetched at once, in the order of the user's list; all of them or none."""
         route = "getEventsByUserId"
         exchange = exchange_for(request, route, "all")
-        user_id = _valid(UserPathSchema(), dict(request.match_info))["id"]
+        user_id = valid(UserPathSchema(), dict(request.match_info))["id"]
         with self._asking.due(request.rel_url.raw_query_string, exchange) as due:
             found = await self._one(exchange, Request(route, (_target("getUserById", user_id),)), due)
             if not found.body:
@@ -85,7 +85,7 @@ class EventHandlers:
         """Hand on a new event, once: it is neither retried nor hedged, since it could then exist twice."""
         route = "addEvent"
         exchange = exchange_for(request, route, "first")
-        event = _valid(AddEventSchema(), await _read_json(request))
+        event = valid(AddEventSchema(), await read_json(request))
         body = orjson.dumps({"id": self._new_id(), **event})
         ask = Request(route, (Target(UPSTREAM, Call("POST", ("addEvent",), body, "addEvent")),))
         with self._asking.due(request.rel_url.raw_query_string, exchange) as due:
@@ -121,34 +121,6 @@ def _event_ids(body: bytes) -> list[str]:
     if len(ids) != len(listed) or not all(_EVENT_ID.fullmatch(one) and one.strip(".") for one in ids):
         raise Problem(502, "invalid_payload", "The event service lists an event id that cannot be one.")
     return ids
-
-
-async def _read_json(request: web.Request) -> object:
-    """The JSON body. Raises a `Problem` (400, 415) or lets aiohttp's 413 through."""
-    if request.content_type != "application/json":
-        raise web.HTTPUnsupportedMediaType
-    try:
-        document: object = orjson.loads(await request.read())
-    except orjson.JSONDecodeError as error:
-        raise Problem(400, "invalid_json", f"The body is not JSON: {error.msg}.") from None
-    return document
-
-
-MOST_FIELDS = 100
-"""Of a body that is looked at field by field: a hundred thousand unknown ones take 0.3 s."""
-
-
-def _valid(schema: Schema, given: object) -> dict[str, Any]:
-    """What *schema* makes of *given*; raises a 400 that names each field."""
-    if not isinstance(given, dict):
-        raise invalid({"body": ["Must be a JSON object."]})
-    if len(given) > MOST_FIELDS:
-        raise invalid({"body": [f"Must have at most {MOST_FIELDS} fields."]})
-    try:
-        loaded: dict[str, Any] = schema.load(given)
-    except ValidationError as error:
-        raise invalid(error.messages_dict) from None
-    return loaded
 
 
 def _json(body: bytes) -> web.Response:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
+import redis
 from aiobotocore.session import get_session
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -24,9 +25,14 @@ from server.downloads.signed_urls import UrlSigner
 from server.edge import Edge, decorate_all, middleware
 from server.headers import Decorator
 from server.lifecycle import Lifecycle
+from server.lifespan import NO_TRIAL, Trial
 from server.telemetry import Telemetry
 from tests.downloads.places import Clock, LocalPlace, Place, S3Place
 from tests.downloads.seaweed import S3Server, seaweed
+from tests.downloads.whole import Files, Site, hosted, source_of_files
+from tests.job_store.stores import Valkey, valkey
+
+Start: TypeAlias = Callable[..., Awaitable[Site]]
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 
@@ -99,3 +105,50 @@ def place(request: pytest.FixtureRequest) -> Place:
     """Either store: what is told of it has to hold for both."""
     found: Place = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture(scope="session")
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """A job store for all tests of a process that do not harm it."""
+    with valkey(tmp_path_factory.mktemp("valkey"), appendfsync="no") as store:
+        yield store
+
+
+@pytest.fixture
+def job_store(shared_store: Valkey) -> str:
+    """The URL of an empty job store."""
+    with redis.Redis.from_url(shared_store.url) as client:
+        client.flushall()
+    return shared_store.url
+
+
+@pytest.fixture
+async def start(job_store: str, tmp_path: Path) -> AsyncIterator[Start]:
+    """Start the whole application with the given settings; returns a caller of it. All end with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def begin(trial: Trial = NO_TRIAL, **environ: str) -> Site:
+            given = {"REDIS_URL": job_store, "DATA_DIR": str(tmp_path / "data"), **environ}
+            return await stack.enter_async_context(hosted(trial, **given))
+
+        yield begin
+
+
+@pytest.fixture
+async def site(start: Start) -> Site:
+    """The whole application; files are there at once."""
+    return await start()
+
+
+@pytest.fixture
+async def files() -> AsyncIterator[Files]:
+    """A source of files that the test plays."""
+    async with source_of_files() as played:
+        yield played
+
+
+@pytest.fixture
+async def slow(files: Files, start: Start) -> Site:
+    """The whole application in front of `files`, which hold back what is asked of them."""
+    files.hold()
+    return await start(DOWNLOAD_SOURCE_URL=files.url)

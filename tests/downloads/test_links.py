@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from server.downloads.objects import ObjectInfo, disposition, object_key
 from server.downloads.ranges import span
 from server.downloads.signed_urls import Denied, Granted, UrlSigner, load_secret
-from server.downloads.simulated_files import has_file
 from tests.downloads.places import Clock
 
 KEY = object_key(70_000)
@@ -157,8 +156,3 @@ def test_every_file_name_is_a_header_of_one_line_that_browsers_understand(name: 
         assert re.fullmatch(r"attachment; filename=\"[^\"\\]*\"; filename\*=UTF-8''[A-Za-z0-9._~%-]*", told)
     else:
         assert message.get_filename("") == name.strip(" "), "who reads it drops spaces at the ends"
-
-
-def test_every_seventh_file_is_there_in_the_simulation() -> None:
-    assert has_file(70_000)
-    assert [one for one in range(10_000, 10_020) if has_file(one)] == [10_003, 10_010, 10_017]

@@ -19,6 +19,7 @@ FIXED = {
     "DRAIN_DELAY_MS": "0",
     "SHUTDOWN_TIMEOUT_MS": "1000",
     "ACCESS_LOG": "off",
+    "DOWNLOADS": "off",
 }
 TICKS = os.sysconf("SC_CLK_TCK")
 

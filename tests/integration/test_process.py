@@ -19,7 +19,7 @@ import pytest
 from server import __version__
 
 ROOT = Path(__file__).parents[2]
-FIXED = {"SIMULATOR_FAILURE": "0", "SIMULATOR_INVALID": "0", "SIMULATOR_HANG": "0"}
+FIXED = {"SIMULATOR_FAILURE": "0", "SIMULATOR_INVALID": "0", "SIMULATOR_HANG": "0", "DOWNLOADS": "off"}
 
 
 async def start(*arguments: str, cwd: Path = ROOT, **environ: str) -> Process:

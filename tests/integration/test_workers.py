@@ -30,6 +30,7 @@ FIXED = {
     "SIMULATOR_EVENT_FAILURE": "0",
     "SIMULATOR_EVENT_DELAY_MS": "1",
     "ACCESS_LOG": "off",
+    "DOWNLOADS": "off",
 }
 TERM, KILL, INT = signal.SIGTERM, signal.SIGKILL, signal.SIGINT
 

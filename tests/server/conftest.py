@@ -107,7 +107,7 @@ async def serve(
         app = web.Application()
         app.router.add_get("/api/work", upstream.answer)
         server = await aiohttp_server(app)
-        given = {"WORK_API_URL": str(server.make_url("/api/work")), **environ}
+        given = {"DOWNLOADS": "off", "WORK_API_URL": str(server.make_url("/api/work")), **environ}
         settings = load_settings(given)
         text = table or ROUTES.read_text("utf-8")
         app = create_app(settings, load_table(text, settings.environ))

@@ -82,6 +82,7 @@ async def servers(**always: str) -> AsyncIterator[Serve]:
 
         async def start(**environ: str) -> Server:
             quiet = {"SIMULATOR_FAILURE": "0", "SIMULATOR_INVALID": "0", "SIMULATOR_HANG": "0"}
+            quiet["DOWNLOADS"] = "off"
             given = {"SIMULATOR_LATENCY": "constant:1", "DRAIN_DELAY_MS": "0", **quiet, **always, **environ}
             settings = load_settings(given)
             app = create_app(settings, load_table(ROUTES.read_text("utf-8"), settings.environ))

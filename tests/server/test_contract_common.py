@@ -128,7 +128,7 @@ async def test_a_bug_is_a_500_that_tells_nothing(
     upstream: Upstream, aiohttp_client: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The log has the traceback and the request's id; the caller has only the id."""
-    settings = load_settings({})
+    settings = load_settings({"DOWNLOADS": "off"})
     app = create_app(settings, load_table(MINIMAL, {}))
 
     async def broken(request: web.Request) -> web.Response:

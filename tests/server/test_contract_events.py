@@ -57,7 +57,8 @@ async def front(aiohttp_client: AiohttpClient, aiohttp_server: AiohttpServer, cl
 
     async def start(upstream: web.Application, **environ: str) -> Client:
         server = await aiohttp_server(upstream)
-        settings = load_settings({"EVENT_API_BASE_URL": str(server.make_url("")), **environ})
+        base = {"DOWNLOADS": "off", "EVENT_API_BASE_URL": str(server.make_url(""))}
+        settings = load_settings({**base, **environ})
         table = load_table(ROUTES.read_text("utf-8"), settings.environ, breaker_options(settings))
         return await aiohttp_client(create_app(settings, table, clock=clock))
 
@@ -505,5 +506,5 @@ class TestCircuit:
 
 async def test_without_an_event_upstream_there_are_no_event_routes(aiohttp_client: AiohttpClient) -> None:
     """A route table without ``[upstream.events]`` serves the rest."""
-    client = await aiohttp_client(create_app(load_settings({}), load_table(MINIMAL, {})))
+    client = await aiohttp_client(create_app(load_settings({"DOWNLOADS": "off"}), load_table(MINIMAL, {})))
     assert (await ask(client, "/getUsers"))[0] == 404

@@ -19,6 +19,7 @@ GOOD_LUCK = {
     "SIMULATOR_HANG": "0",
     "SIMULATOR_FAILURE": "0",
     "SIMULATOR_INVALID": "0",
+    "DOWNLOADS": "off",
 }
 
 

@@ -40,7 +40,9 @@ def test_the_shipped_table() -> None:
     assert [(one.name, one.url, one.variable) for one in table.upstreams] == [
         ("work", None, "WORK_API_URL"),
         ("events", None, "EVENT_API_BASE_URL"),
+        ("files", None, "DOWNLOAD_SOURCE_URL"),
     ]
+    assert [one.statuses for one in table.upstreams] == [{200}, {200}, {200, 206}]
     smart = table.routes[3]
     assert (smart.strategy, smart.options) == (HedgedStrategy, HedgedOptions(delay=0.3))
     assert len(smart.targets) == 3
@@ -92,6 +94,12 @@ def test_attempts_go_round_the_upstreams() -> None:
             ("[[route]]", 'breaker = true\noperations = ["a"]\n[[route]]'),
             "upstream work: operations must include default",
         ),
+        (
+            ("[[route]]", '[upstream.files]\nurl = "http://x"\nbreaker = true\n[[route]]'),
+            "upstream files: operations must include file",
+        ),
+        (("[[route]]", "statuses = []\n[[route]]"), "routes.upstream.work.value.statuses: Shorter than"),
+        (("[[route]]", "statuses = [404]\n[[route]]"), "routes.upstream.work.value.statuses.0: Must be"),
         (("[[route]]", "[[route"), "routes: "),
     ],
 )

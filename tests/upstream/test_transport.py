@@ -46,7 +46,10 @@ from tests.upstream.scripted import (
     tell,
     wait,
 )
-from upstream.call import Call
+from upstream.call import Answer, Call
+from upstream.payloads import work
+from upstream.spec import UpstreamSpec
+from upstream.transport import judge
 
 Rows: TypeAlias = Mapping[str, list[Action]]
 
@@ -336,6 +339,15 @@ class TestJudged:
         assert body_of(await ask(session, upstream.url)) == b'{"time": 1}'
         assert upstream.connections == 1
 
+    async def test_a_status_that_the_upstream_may_succeed_with(self) -> None:
+        """Then the body decides, as with a 200."""
+        spec = UpstreamSpec("parts", "http://upstream", work, statuses=frozenset({200, 206}))
+
+        def judged(body: bytes) -> str:
+            return judge(spec, attempt_for(), 0.0, 1.0, Answer(206, {}, body)).reason
+
+        assert [judged(b'{"time": 1}'), judged(b"")] == ["success", "invalid_payload"]
+
     @pytest.mark.fault(69)
     @pytest.mark.parametrize("status", [400, 404, 409, 422, 499])
     async def test_a_4xx_teaches_nothing_about_the_upstream(
@@ -598,6 +610,20 @@ class TestWhatIsSent:
         assert received.line == "POST /add HTTP/1.1"
         assert received.body == b'{"a": 1}'
         assert received.headers["content-type"] == "application/json"
+
+    async def test_headers_of_a_call(self, session: aiohttp.ClientSession, serve: Serve) -> None:
+        """They go out besides those of every call, and instead of those by the same name."""
+        upstream = await serve(PLAIN)
+        await ask(session, upstream.url, Call(headers=(("Range", "bytes=0-9"), ("Accept", "*/*"))))
+        sent = upstream.requests[0].headers
+        assert (sent["range"], sent["accept"], sent["user-agent"]) == ("bytes=0-9", "*/*", "hedgerow")
+
+    async def test_headers_beside_a_body(self, session: aiohttp.ClientSession, serve: Serve) -> None:
+        """The body still says what it is."""
+        upstream = await serve(PLAIN)
+        await ask(session, upstream.url, Call("POST", body=b"{}", headers=(("If-Match", '"1"'),)))
+        sent = upstream.requests[0].headers
+        assert (sent["if-match"], sent["content-type"]) == ('"1"', "application/json")
 
     async def test_segments_cannot_climb(self, session: aiohttp.ClientSession, serve: Serve) -> None:
         """Slashes and dots in a segment are encoded: the request stays below the URL of its upstream."""

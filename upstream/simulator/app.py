@@ -11,15 +11,22 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from upstream.simulator.events import EventService
+from upstream.simulator.files import FileService
 from upstream.simulator.work import GARBAGE, Mood, WorkModel, override
 
 WORK_PATH = "/api/work"
 
 
-def make_app(work: WorkModel, rng: random.Random, events: EventService | None = None) -> web.Application:
+def make_app(
+    work: WorkModel,
+    rng: random.Random,
+    events: EventService | None = None,
+    files: FileService | None = None,
+) -> web.Application:
     """The application of all simulated upstreams; *rng* decides their luck."""
     app = web.Application()
     (events or EventService(rng)).add_to(app)
+    (files or FileService(rng)).add_to(app)
     app.router.add_get(WORK_PATH, _work_handler(work, rng))
     return app
 
@@ -50,10 +57,11 @@ async def serve_simulator(
     host: str = "127.0.0.1",
     port: int = 0,
     events: EventService | None = None,
+    files: FileService | None = None,
 ) -> AsyncIterator[str]:
     """Serve the simulated upstreams while the block runs; yields their URL, ``http://host:port``."""
     runner = web.AppRunner(
-        make_app(work, rng, events), handler_cancellation=True, access_log=None, shutdown_timeout=1
+        make_app(work, rng, events, files), handler_cancellation=True, access_log=None, shutdown_timeout=1
     )
     await runner.setup()
     try:

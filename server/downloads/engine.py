@@ -1,0 +1,234 @@
+"""Where jobs wait for their turn and are worked on: pydocket, over the job store. No other room knows it.
+
+What is queued says "look at this job" and no more; what the job is stands in its record. So it is harmless to
+queue a job twice, or one that has ended, and whatever the queue might lose can be queued again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from datetime import timedelta
+from typing import TypeAlias
+
+from docket import ConcurrencyLimit, Docket, Retry, Worker
+from docket.dependencies import Dependency
+from redis.exceptions import RedisError
+
+from server.job_store.opening import job_store_errors
+from strategies import value
+
+log = logging.getLogger("hedgerow.downloads")
+
+JOB, CALLBACK = "job", "callback"
+REDELIVERY = 8.0
+"""Seconds after which others take up what a dead worker had; a living one says so four times as often."""
+POLL = 0.1
+"""Seconds that a place may stay empty once a job has ended, when all were taken."""
+PATIENCE = 2.0
+"""Seconds that putting a job into the queue may take."""
+RESTART = 1.0
+"""Seconds before the work is taken up again after the job store failed."""
+AFTER_A_BUG = 5.0
+"""Seconds before a job is looked at again that has met one."""
+REMEMBERED = 3600.0
+"""Seconds for which the queue knows what has ended. Nobody asks it: records remember."""
+
+
+@value
+class Again:
+    """It could not be done now, and should be looked at again in so many *seconds*."""
+
+    seconds: float
+
+
+Work: TypeAlias = Callable[[str, int], Awaitable[Again | None]]
+"""
+Looks at a job, by id, for the n-th time, from 0; None: there is nothing left to do. Being cancelled, it
+leaves the job to whoever looks next. What it raises is a bug, after which it is called again.
+"""
+
+
+class Turns:
+    """The work that is under way in one process, so that it can be told to hand over."""
+
+    def __init__(self) -> None:
+        self._scopes: set[asyncio.Timeout] = set()
+
+    @contextmanager
+    def scope(self, scope: asyncio.Timeout) -> Iterator[None]:
+        """While the block runs, *scope* ends when `hand_over` is called."""
+        self._scopes.add(scope)
+        try:
+            yield
+        finally:
+            self._scopes.discard(scope)
+
+    def hand_over(self) -> None:
+        """End all that is under way; each finds its `asyncio.Timeout` expired."""
+        now = asyncio.get_running_loop().time()
+        for scope in self._scopes:
+            scope.reschedule(now)
+
+
+class Queue:
+    """
+    One kind of work in one queue. Made by `open_queue`.
+
+    Args:
+        docket: the queue.
+        kind: the name of its task.
+    """
+
+    def __init__(self, docket: Docket, kind: str) -> None:
+        self._docket = docket
+        self._kind = kind
+
+    async def put(self, job_id: str, client: str) -> None:
+        """
+        See to it that the job is looked at; without effect while it is waiting for that, or being looked at.
+
+        Raises:
+            JobStoreError: it is not known whether it will be.
+        """
+        with job_store_errors():
+            async with asyncio.timeout(PATIENCE):
+                await self._docket.add(self._kind, key=job_id)(job_id, client)
+
+    async def drop(self, job_id: str) -> None:
+        """
+        Take it out of the queue; whoever works on it is cancelled.
+
+        Raises:
+            JobStoreError: it is not known whether that was done.
+        """
+        with job_store_errors():
+            async with asyncio.timeout(PATIENCE):
+                await self._docket.cancel(job_id)
+
+    async def waiting(self) -> int:
+        """How many wait for their turn. Raises JobStoreError."""
+        with job_store_errors():
+            async with asyncio.timeout(PATIENCE), self._docket.redis() as redis:
+                return int(await redis.xlen(self._docket.stream_key))
+
+
+@asynccontextmanager
+async def open_queue(url: str, kind: str, work: Work, most_per_client: int) -> AsyncIterator[Queue]:
+    """
+    The queue of *kind*; the store at *url* need not be there yet.
+
+    Args:
+        work: what is to be done with a job; called only inside `working`.
+        most_per_client: jobs of one client that are worked on at a time, over all processes.
+    """
+    # The end of a block comes while the connections of the store are gone; they close in either case.
+    async with Docket(
+        name=f"hedgerow:{kind}", url=url, execution_ttl=timedelta(seconds=REMEMBERED)
+    ) as docket:
+        docket.register(_task(work, most_per_client), names=[kind])
+        yield Queue(docket, kind)
+
+
+@asynccontextmanager
+async def working(queue: Queue, places: int) -> AsyncIterator[None]:
+    """While the block runs, up to *places* jobs of *queue* are worked on. At its end they are handed over."""
+    name = f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
+    async with AsyncExitStack() as stack:
+        worker = await stack.enter_async_context(
+            Worker(
+                queue._docket,
+                name=name,
+                concurrency=places,
+                redelivery_timeout=timedelta(seconds=REDELIVERY),
+                reconnection_delay=timedelta(seconds=RESTART),
+                minimum_check_interval=timedelta(seconds=POLL),
+                schedule_automatic_tasks=False,
+            )
+        )
+        task = asyncio.create_task(_keep_working(worker), name=f"working on {queue._kind}s")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+async def _keep_working(worker: Worker) -> None:
+    """The worker goes on by itself after failures of the store; here, after those of the library too."""
+    while True:
+        try:
+            await worker.run_forever()
+        except Exception:
+            log.exception("working on jobs has failed; it goes on in %.0f s", RESTART)
+            await asyncio.sleep(RESTART)
+        else:
+            return
+
+
+def _task(work: Work, most_per_client: int) -> Callable[..., Awaitable[None]]:
+    turns = Turns()
+
+    class Session(Dependency["Session"]):
+        """Known to the library by being a parameter's default."""
+
+        async def __aenter__(self) -> Session:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+        @classmethod
+        @asynccontextmanager
+        async def worker_lifecycle(cls, docket: Docket, worker: Worker) -> AsyncIterator[None]:
+            """Entered around the time in which a worker takes jobs; when it is over, for its end or because
+            the store has failed, the worker waits for those that it has."""
+            try:
+                yield
+            finally:
+                turns.hand_over()
+
+    async def look_at(
+        job_id: str,
+        client: str,
+        again: Retry = Retry.forever(),  # noqa: B008 - the library reads the defaults
+        limit: ConcurrencyLimit = ConcurrencyLimit("client", most_per_client),  # noqa: B008
+        session: Session = Session(),  # noqa: B008
+    ) -> None:
+        seconds = 0.0
+        scope = asyncio.timeout(None)
+        try:
+            async with scope:
+                with turns.scope(scope):
+                    found = await work(job_id, again.attempt - 1)
+                if found is None:
+                    return
+                seconds = found.seconds
+        except Exception:
+            if not scope.expired():
+                log.exception("job %s: looking at it has failed", job_id)
+                seconds = AFTER_A_BUG
+        again.after(timedelta(seconds=seconds))
+
+    return look_at
+
+
+class Quiet(logging.Filter):
+    """
+    Leaves out what the library says of failures of the store, with tracebacks, every second of an outage, and
+    of jobs that are looked at again, as if that were an error. The job store says itself when it is away.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether *record* is worth a line."""
+        error = record.exc_info[1] if record.exc_info else None
+        expected = isinstance(error, (RedisError, OSError)) or type(error).__name__ == "ForcedRetry"
+        return record.levelno >= logging.ERROR and not expected
+
+
+for _name in ("worker", "strikelist", "dependencies", "_redelivery", "docket"):
+    logging.getLogger(f"docket.{_name}").addFilter(Quiet())

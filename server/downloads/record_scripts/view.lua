@@ -1,0 +1,2 @@
+-- The job as it stands.
+return snapshot(ID)
