@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from functools import partial
+from math import ceil
 from typing import Any, TypeAlias
 
 import aiohttp
@@ -149,7 +150,7 @@ def resources(
                 lifecycle.on_drain(opened.service.streams.drain)
                 url = opened.store.url
             if settings.rate_limit:
-                rate = Rate(settings.rate_limit_requests, round(settings.rate_limit_window))
+                rate = Rate(settings.rate_limit_requests, ceil(settings.rate_limit_window))
                 app[LIMITER] = await stack.enter_async_context(open_rate_limiter(rate, url, clock))
             lag.start()
             stack.callback(lag.stop)
