@@ -16,14 +16,17 @@ ENV PATH=/opt/hedgerow/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     HOST=0.0.0.0 \
-    PORT=8000
+    PORT=8000 \
+    DATA_DIR=/data
 RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin hedgerow
 COPY --from=build /opt/hedgerow /opt/hedgerow
 WORKDIR /app
 COPY strategies strategies
 COPY upstream upstream
 COPY server server
-# Nothing is written at run time, so the root file system may be read-only.
+# Nothing else is written to at run time, so the root file system may be read-only.
+RUN install -d -o 10001 -g 10001 /data
+VOLUME /data
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM

@@ -18,7 +18,8 @@ import uvloop
 from server import __version__
 from server.app import ROUTES, create_app
 from server.error_reports import check_dsn, error_reports
-from server.jobs_cli import add_commands, run_command
+from server.job_store.opening import JobStoreError
+from server.jobs_cli import EXIT_STORE, add_commands, run_command
 from server.logs import logging_to_stderr
 from server.routes import Table, breaker_options, load_table, variables_in
 from server.serve import listen, run
@@ -110,11 +111,14 @@ def main(argv: list[str] | None = None) -> int:
             return run_command(arguments, settings)
         if arguments.command == "worker":
             return work(settings, table, arguments.worker_port)
+        return serve(settings, table)
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)  # noqa: T201 - there is no log yet
         return EXIT_CONFIG
-    return serve(settings, table)
+    except JobStoreError as error:
+        print(f"DATA_DIR, REDIS_URL: {error}", file=sys.stderr)  # noqa: T201
+        return EXIT_STORE
 
 
 def serve(settings: Settings, table: Table) -> int:

@@ -5,8 +5,6 @@ Every problem is reported at once, by the variable's name. Nothing else in the p
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -14,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from dotenv import dotenv_values
-from marshmallow import EXCLUDE, Schema, ValidationError
+from marshmallow import EXCLUDE, ValidationError
 from marshmallow import fields as f
 from marshmallow.validate import Length, OneOf, Range
 
-from server.clients import Network, parse_networks
-from server.webhooks.signing import AT_ONCE, check_secret
-from upstream.simulator.latency import parse_latency
+from server.clients import Network
+from server.downloads.settings import DownloadSettingsSchema
+from server.setting_kinds import Milliseconds, Switch, Words, Workers, latency, share
 
 
 class ConfigError(Exception):
@@ -101,99 +99,7 @@ class Settings:
     """The environment as it was read, for the URLs that the route table names."""
 
 
-class _Milliseconds(f.Integer):
-    """Whole milliseconds outside, seconds inside."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        whole = super()._deserialize(value, attr, data, **kwargs)
-        return None if whole is None else whole / 1000
-
-    def _validate(self, value: Any) -> None:
-        super()._validate(None if value is None else round(value * 1000))
-
-
-class _Words(f.Field[tuple[str, ...]]):
-    """A list, separated by commas."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
-        words = tuple(word.strip() for word in value.split(",") if word.strip())
-        if not words:
-            raise ValidationError("Must name at least one.")
-        return words
-
-
-class _Switch(f.Boolean):
-    """``on`` or ``off``."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(truthy={"on"}, falsy={"off"}, **kwargs)
-        self.error_messages["invalid"] = "Must be on or off."
-
-
-class _Truth(f.Boolean):
-    """``true`` or ``false``, as the variables of S3 and of the delay have always been written."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(truthy={"true", "1", "on"}, falsy={"false", "0", "off"}, **kwargs)
-        self.error_messages["invalid"] = "Must be true or false."
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        return super()._deserialize(value.lower(), attr, data, **kwargs)
-
-
-class _Networks(f.Field[tuple[Network, ...]]):
-    """Addresses and networks, separated by commas."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Network, ...]:
-        try:
-            return parse_networks(value)
-        except ValueError as error:
-            raise ValidationError(str(error)) from error
-
-
-class _Workers(f.Integer):
-    """A whole number, or ``auto``: as many as there are cores that we may run on."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        return super()._deserialize(_cores() if value == "auto" else value, attr, data, **kwargs)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _latency(value: str) -> None:
-    try:
-        parse_latency(value)
-    except ValueError as error:
-        raise ValidationError(str(error)) from error
-
-
-def _url(value: str) -> None:
-    if not re.fullmatch(r"https?://[^/?#@\s]+/?", value):
-        raise ValidationError("Must be http:// or https://, and a host.")
-
-
-def _redis_url(value: str) -> None:
-    if not re.match(r"(rediss?|unix)://\S+$", value):
-        raise ValidationError("Must begin with redis://, rediss:// or unix://.")
-
-
-def _secret(value: tuple[str, ...]) -> None:
-    if len(value) > AT_ONCE:
-        raise ValidationError(f"Must be at most {AT_ONCE}.")
-    for one in value:
-        try:
-            check_secret(one)
-        except ValueError as error:
-            raise ValidationError(str(error)) from error
-
-
-def _share(name: str, default: float, what: str) -> f.Float:
-    return f.Float(data_key=name, load_default=default, validate=Range(0, 1), metadata={"description": what})
-
-
-class SettingsSchema(Schema):
+class SettingsSchema(DownloadSettingsSchema):
     """Names, kinds, ranges, defaults and meanings. The reference page is written from this class."""
 
     class Meta:
@@ -208,19 +114,19 @@ class SettingsSchema(Schema):
         validate=Range(0, 65535),
         metadata={"description": "Port to listen on; 0 picks a free one."},
     )
-    workers = _Workers(
+    workers = Workers(
         data_key="WORKERS",
         load_default=1,
         validate=Range(1, 256),
         metadata={"description": "Processes that serve on the one port; ``auto``: one for each core."},
     )
-    request_timeout = _Milliseconds(
+    request_timeout = Milliseconds(
         data_key="REQUEST_TIMEOUT_MS",
         load_default=30.0,
         validate=Range(1, 600_000),
         metadata={"description": "The longest ``timeout`` a caller may ask for, and the one without asking."},
     )
-    header_timeout = _Milliseconds(
+    header_timeout = Milliseconds(
         data_key="HEADER_TIMEOUT_MS",
         load_default=5.0,
         validate=Range(1, 600_000),
@@ -229,7 +135,7 @@ class SettingsSchema(Schema):
             "may take from their first byte."
         },
     )
-    body_timeout = _Milliseconds(
+    body_timeout = Milliseconds(
         data_key="BODY_TIMEOUT_MS",
         load_default=10.0,
         validate=Range(1, 600_000),
@@ -252,7 +158,7 @@ class SettingsSchema(Schema):
         load_default=None,
         metadata={"description": "Where errors are reported (a DSN of Sentry). Unset: only in the log."},
     )
-    cors_origins = _Words(
+    cors_origins = Words(
         data_key="CORS_ORIGINS",
         load_default=("*",),
         metadata={"description": "Origins whose pages may call us, separated by commas; ``*`` for all."},
@@ -263,7 +169,7 @@ class SettingsSchema(Schema):
         validate=Length(1, 1000),
         metadata={"description": "What ``GET /`` says."},
     )
-    drain_delay = _Milliseconds(
+    drain_delay = Milliseconds(
         data_key="DRAIN_DELAY_MS",
         load_default=1.0,
         validate=Range(0, 300_000),
@@ -272,7 +178,7 @@ class SettingsSchema(Schema):
             "each answer) so that callers and load balancers can move away. 5000 suits most balancers."
         },
     )
-    shutdown_timeout = _Milliseconds(
+    shutdown_timeout = Milliseconds(
         data_key="SHUTDOWN_TIMEOUT_MS",
         load_default=30.0,
         validate=Range(0, 600_000),
@@ -290,7 +196,7 @@ class SettingsSchema(Schema):
         validate=Range(0, 1_000_000),
         metadata={"description": "Connections to one host and port, at most; 0 for no such limit."},
     )
-    dns_cache = _Milliseconds(
+    dns_cache = Milliseconds(
         data_key="DNS_CACHE_MS",
         load_default=30.0,
         validate=Range(1000, 86_400_000),
@@ -302,7 +208,7 @@ class SettingsSchema(Schema):
         validate=Range(1, 1_000_000),
         metadata={"description": "Lost attempts still winding down beyond which no hedges are started."},
     )
-    fast_lane = _Switch(
+    fast_lane = Switch(
         data_key="FAST_LANE",
         load_default=True,
         metadata={
@@ -315,7 +221,7 @@ class SettingsSchema(Schema):
         validate=Range(1, 10_000),
         metadata={"description": "Events of one user that are fetched at once, at most."},
     )
-    load_shedding = _Switch(
+    load_shedding = Switch(
         data_key="LOAD_SHEDDING",
         load_default=True,
         metadata={"description": "Refuse (503) what could not be answered in time; off: take it all."},
@@ -326,13 +232,13 @@ class SettingsSchema(Schema):
         validate=Range(1, 16),
         metadata={"description": "A circuit opens at this many failures within the window."},
     )
-    breaker_window = _Milliseconds(
+    breaker_window = Milliseconds(
         data_key="CIRCUIT_BREAKER_FAILURE_WINDOW_MS",
         load_default=30.0,
         validate=Range(1, 86_400_000),
         metadata={"description": "How long a failure is remembered while the circuit is closed."},
     )
-    breaker_open_time = _Milliseconds(
+    breaker_open_time = Milliseconds(
         data_key="CIRCUIT_BREAKER_RESET_TIMEOUT_MS",
         load_default=10.0,
         validate=Range(1, 86_400_000),
@@ -340,7 +246,7 @@ class SettingsSchema(Schema):
             "description": "How long a circuit stays open the first time; doubled at each failed probe."
         },
     )
-    breaker_cap = _Milliseconds(
+    breaker_cap = Milliseconds(
         data_key="CIRCUIT_BREAKER_MAX_RESET_TIMEOUT_MS",
         load_default=60.0,
         validate=Range(1, 86_400_000),
@@ -349,25 +255,25 @@ class SettingsSchema(Schema):
     simulator_latency = f.String(
         data_key="SIMULATOR_LATENCY",
         load_default="uniform:100-600",
-        validate=_latency,
+        validate=latency,
         metadata={
             "description": "Latency of the built-in upstream, in milliseconds: ``constant:50``, "
             "``uniform:100-600`` or ``lognormal:5,2`` (mean, deviation)."
         },
     )
-    simulator_failure = _share(
+    simulator_failure = share(
         "SIMULATOR_FAILURE", 0.05, "Share of requests that the built-in upstream answers with a 500."
     )
-    simulator_invalid = _share(
+    simulator_invalid = share(
         "SIMULATOR_INVALID", 0.025, "Share of requests that it answers with an invalid body."
     )
-    simulator_hang = _share("SIMULATOR_HANG", 0.025, "Share of requests that it never answers.")
-    simulator_event_failure = _share(
+    simulator_hang = share("SIMULATOR_HANG", 0.025, "Share of requests that it never answers.")
+    simulator_event_failure = share(
         "SIMULATOR_EVENT_FAILURE",
         0.05,
         "Share of ``getUsers`` and ``getEvents`` that the built-in event service drops without an answer.",
     )
-    simulator_event_delay = _Milliseconds(
+    simulator_event_delay = Milliseconds(
         data_key="SIMULATOR_EVENT_DELAY_MS",
         load_default=0.5,
         validate=Range(0, 600_000),
@@ -377,200 +283,6 @@ class SettingsSchema(Schema):
         data_key="SIMULATOR_SEED",
         load_default=None,
         metadata={"description": "Makes the built-in upstream's luck the same every time."},
-    )
-    downloads = _Switch(
-        data_key="DOWNLOADS",
-        load_default=True,
-        metadata={"description": "The routes below ``/v1/download``, with their job store and storage."},
-    )
-    data_dir = f.String(
-        data_key="DATA_DIR",
-        load_default=".data",
-        metadata={"description": "Folder of all that is embedded: job store, objects, secrets."},
-    )
-    redis_url = f.String(
-        data_key="REDIS_URL",
-        load_default=None,
-        validate=_redis_url,
-        metadata={
-            "description": "The job store: a Redis or Valkey that keeps its append-only file. Unset: an "
-            "embedded Valkey in ``DATA_DIR``."
-        },
-    )
-    s3_endpoint = f.String(
-        data_key="S3_ENDPOINT",
-        load_default=None,
-        validate=_url,
-        metadata={
-            "description": "URL of the S3 server; unset, with a bucket: Amazon's. Without both: objects "
-            "are kept in ``DATA_DIR``."
-        },
-    )
-    s3_public_endpoint = f.String(
-        data_key="S3_PUBLIC_ENDPOINT",
-        load_default=None,
-        validate=_url,
-        metadata={"description": "Its URL as clients reach it; links are signed for this one."},
-    )
-    s3_region = f.String(
-        data_key="S3_REGION", load_default="us-east-1", metadata={"description": "Region of the bucket."}
-    )
-    s3_bucket_name = f.String(
-        data_key="S3_BUCKET_NAME",
-        load_default=None,
-        validate=Length(3, 63),
-        metadata={"description": "The bucket, made at the start if missing; ``downloads`` if unset."},
-    )
-    s3_access_key_id = f.String(
-        data_key="S3_ACCESS_KEY_ID",
-        load_default=None,
-        metadata={"description": "Key for S3; unset: what the machine's role gives."},
-    )
-    s3_secret_access_key = f.String(
-        data_key="S3_SECRET_ACCESS_KEY", load_default=None, metadata={"description": "And its secret."}
-    )
-    s3_force_path_style = _Truth(
-        data_key="S3_FORCE_PATH_STYLE",
-        load_default=True,
-        metadata={"description": "The bucket is in the path (own servers), not in the host name (Amazon)."},
-    )
-    public_url = f.String(
-        data_key="PUBLIC_URL",
-        load_default="",
-        validate=_url,
-        metadata={
-            "description": "Our own URL as clients reach it, for links to objects in ``DATA_DIR``; unset: "
-            "links are paths."
-        },
-    )
-    download_delay_enabled = _Truth(
-        data_key="DOWNLOAD_DELAY_ENABLED",
-        load_default=True,
-        metadata={"description": "Whether the built-in source of files is slow."},
-    )
-    download_delay_min = _Milliseconds(
-        data_key="DOWNLOAD_DELAY_MIN_MS",
-        load_default=10.0,
-        validate=Range(0, 600_000),
-        metadata={"description": "The least that it takes for a file."},
-    )
-    download_delay_max = _Milliseconds(
-        data_key="DOWNLOAD_DELAY_MAX_MS",
-        load_default=120.0,
-        validate=Range(0, 600_000),
-        metadata={"description": "The most that it takes for a file."},
-    )
-    download_step_timeout = _Milliseconds(
-        data_key="DOWNLOAD_STEP_TIMEOUT_MS",
-        load_default=120.0,
-        validate=Range(1, 3_600_000),
-        metadata={"description": "How long the source may take for one step of a file, about a tenth of it."},
-    )
-    download_jobs = f.Integer(
-        data_key="DOWNLOAD_JOBS",
-        load_default=100,
-        validate=Range(1, 10_000),
-        metadata={"description": "Jobs that one process works on at a time."},
-    )
-    download_jobs_per_client = f.Integer(
-        data_key="DOWNLOAD_JOBS_PER_CLIENT",
-        load_default=20,
-        validate=Range(1, 10_000),
-        metadata={"description": "Jobs of one client that are worked on at a time, over all processes."},
-    )
-    download_open_jobs_per_client = f.Integer(
-        data_key="DOWNLOAD_OPEN_JOBS_PER_CLIENT",
-        load_default=1000,
-        validate=Range(1, 1_000_000),
-        metadata={"description": "Jobs that a client may have that have not ended; beyond it: 429."},
-    )
-    download_files = f.Integer(
-        data_key="DOWNLOAD_FILES",
-        load_default=8,
-        validate=Range(1, 1000),
-        metadata={"description": "Files of one job that are processed side by side."},
-    )
-    download_reuse = _Milliseconds(
-        data_key="DOWNLOAD_REUSE_MS",
-        load_default=0.0,
-        validate=Range(0, 2_592_000_000),
-        metadata={
-            "description": "An object this young is handed out without processing its file again; 0: only "
-            "one that was stored since the job began."
-        },
-    )
-    download_link = _Milliseconds(
-        data_key="DOWNLOAD_LINK_MS",
-        load_default=900.0,
-        validate=Range(1000, 604_800_000),
-        metadata={"description": "How long a link to an object can be used."},
-    )
-    download_keep = _Milliseconds(
-        data_key="DOWNLOAD_KEEP_MS",
-        load_default=86_400.0,
-        validate=Range(1000, 2_592_000_000),
-        metadata={
-            "description": "How long the links of a completed job can be had; then it is expired, and "
-            "forgotten after seven days more."
-        },
-    )
-    download_workers = _Switch(
-        data_key="DOWNLOAD_WORKERS",
-        load_default=True,
-        metadata={"description": "Work on jobs in the server; off: only ``python -m server worker`` does."},
-    )
-    sse_streams = f.Integer(
-        data_key="SSE_STREAMS",
-        load_default=5000,
-        validate=Range(1, 1_000_000),
-        metadata={"description": "Event streams that one process serves at a time; beyond it: 503."},
-    )
-    sse_streams_per_client = f.Integer(
-        data_key="SSE_STREAMS_PER_CLIENT",
-        load_default=100,
-        validate=Range(1, 1_000_000),
-        metadata={"description": "Event streams of one client in one process; beyond it: 429."},
-    )
-    webhook_secrets = _Words(
-        data_key="WEBHOOK_SECRETS",
-        load_default=(),
-        validate=_secret,
-        metadata={
-            "description": "What webhooks are signed with: one, or two while the new one (first) takes over. "
-            "Unset: one is made and kept in ``DATA_DIR``."
-        },
-    )
-    webhook_http = _Switch(
-        data_key="WEBHOOK_HTTP",
-        load_default=False,
-        metadata={
-            "description": "Let a ``callbackUrl`` be http:// too, at ports 80 and 8080; never a private one."
-        },
-    )
-    trusted_proxies = _Networks(
-        data_key="TRUSTED_PROXIES",
-        load_default=(),
-        metadata={
-            "description": "Addresses and networks of proxies whose ``X-Forwarded-For`` is believed, "
-            "separated by commas."
-        },
-    )
-    rate_limit = _Switch(
-        data_key="RATE_LIMIT",
-        load_default=True,
-        metadata={"description": "Limit how often a client may ask for ``/`` and ``/v1/*``."},
-    )
-    rate_limit_requests = f.Integer(
-        data_key="RATE_LIMIT_MAX_REQUESTS",
-        load_default=100,
-        validate=Range(1, 1_000_000),
-        metadata={"description": "Requests of one client within the window."},
-    )
-    rate_limit_window = _Milliseconds(
-        data_key="RATE_LIMIT_WINDOW_MS",
-        load_default=60.0,
-        validate=Range(1000, 86_400_000),
-        metadata={"description": "The window, in whole seconds."},
     )
 
 

@@ -7,14 +7,14 @@ from reference_tables import Row, list_table
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from tests.faults import inbound_rows, upstream_rows
+from tests.faults import downloads_rows, inbound_rows, upstream_rows
 from tests.faults.catalogue import GROUPS, shown
 
 
 def fault_rows(group: str) -> list[Row]:
     """Number, what must hold, and the files whose tests show it, or why there is none."""
-    texts = {**inbound_rows.ROWS, **upstream_rows.ROWS}
-    out = {**inbound_rows.OUT, **upstream_rows.OUT}
+    texts = {**inbound_rows.ROWS, **upstream_rows.ROWS, **downloads_rows.ROWS}
+    out = {**upstream_rows.OUT, **downloads_rows.OUT}
     files: dict[int, set[str]] = {}
     for one in shown():
         files.setdefault(one.row, set()).add(one.file)

@@ -81,8 +81,10 @@ class Channels:
         while True:
             try:
                 await self._listen()
-            except* Exception as failed:
-                self._tell_of(failed)
+            except FAULTS as error:
+                self._tell_of(error)
+            except Exception as error:
+                log.error("a bug: following the job store failed", exc_info=error)
             self._live.clear()
             await asyncio.sleep(self._pause * (1 - self._rng() / 2))
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
@@ -92,9 +94,18 @@ class Channels:
         async with self._redis.pubsub() as pubsub:
             async with asyncio.timeout(PATIENCE):
                 await pubsub.ping()
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._read(pubsub), name="job channels: read")
-                both.create_task(self._ask(pubsub), name="job channels: ask")
+            both = [
+                asyncio.create_task(self._read(pubsub), name="job channels: read"),
+                asyncio.create_task(self._ask(pubsub), name="job channels: ask"),
+            ]
+            try:  # a TaskGroup, before Python 3.13, may lose our own cancellation when one of them fails
+                ended, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                for one in ended:
+                    one.result()
+            finally:
+                for one in both:
+                    one.cancel()
+                await asyncio.gather(*both, return_exceptions=True)
 
     async def _read(self, pubsub: PubSub) -> None:
         while True:
@@ -109,7 +120,7 @@ class Channels:
                 self._confirmed(message["channel"].decode())
             elif kind == "unsubscribe":
                 self._live.discard(message["channel"].decode())
-            elif kind == "pong":
+            elif kind == "pong" and not self._wanted:  # else it is well when a channel is
                 self._found()
             await asyncio.sleep(0)  # messages that are here already would not let others have a turn
 
@@ -161,21 +172,11 @@ class Channels:
             self._lost = False
             log.info("the job store can be followed again")
 
-    def _tell_of(self, failed: BaseExceptionGroup[Exception]) -> None:
-        faults, bugs = failed.split(FAULTS)
-        if bugs is not None:
-            log.error("a bug: following the job store failed", exc_info=bugs)
-        elif faults is not None and not self._lost:
+    def _tell_of(self, error: Exception) -> None:
+        if not self._lost:
             self._lost = True
-            log.warning("the job store cannot be followed, trying again: %s", _first(faults))
-
-
-def _first(group: BaseExceptionGroup[Exception]) -> BaseException:
-    """One of the faults, for the log."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+            text = str(error) or type(error).__name__
+            log.warning("the job store cannot be followed, trying again: %s", text)
 
 
 def subscriber(url: str) -> Redis:

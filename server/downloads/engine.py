@@ -14,9 +14,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import TypeAlias
+from urllib.parse import urlsplit
 
 from docket import ConcurrencyLimit, Docket, Retry, Worker
 from docket.dependencies import Dependency
+from docket.dependencies._concurrency import _safeguard_wake
 from redis.exceptions import RedisError
 
 from server.job_store.opening import job_store_errors
@@ -31,6 +33,10 @@ POLL = 0.1
 """Seconds that a place may stay empty once a job has ended, when all were taken."""
 PATIENCE = 2.0
 """Seconds that putting a job into the queue may take."""
+AT_ONCE = 32
+"""Calls to the queue from outside that are under way; others wait for their turn."""
+CONNECTIONS = 1000
+"""Those of one queue, at most: beyond it the library fails and does not wait. Left alone, from 100 on."""
 RESTART = 1.0
 """Seconds before the work is taken up again after the job store failed."""
 AFTER_A_BUG = 5.0
@@ -82,11 +88,14 @@ class Queue:
     Args:
         docket: the queue.
         kind: the name of its task.
+        most_per_client: as `open_queue` has it.
     """
 
-    def __init__(self, docket: Docket, kind: str) -> None:
+    def __init__(self, docket: Docket, kind: str, most_per_client: int) -> None:
         self._docket = docket
         self._kind = kind
+        self._most_per_client = most_per_client
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def put(self, job_id: str, client: str) -> None:
         """
@@ -95,8 +104,11 @@ class Queue:
         Raises:
             JobStoreError: it is not known whether it will be.
         """
-        with job_store_errors():
-            async with asyncio.timeout(PATIENCE):
+        async with self._turn():
+            if waiters := await self._set_aside(job_id):
+                wake = self._docket.add(_safeguard_wake, key=f"wake:{waiters}")
+                await wake(waiter_stream=waiters, max_concurrent=self._most_per_client)
+            else:
                 await self._docket.add(self._kind, key=job_id)(job_id, client)
 
     async def drop(self, job_id: str) -> None:
@@ -106,15 +118,32 @@ class Queue:
         Raises:
             JobStoreError: it is not known whether that was done.
         """
-        with job_store_errors():
-            async with asyncio.timeout(PATIENCE):
-                await self._docket.cancel(job_id)
+        async with self._turn():
+            await self._docket.cancel(job_id)
 
     async def waiting(self) -> int:
         """How many wait for their turn. Raises JobStoreError."""
+        async with self._turn(), self._docket.redis() as redis:
+            return int(await redis.xlen(self._docket.stream_key))
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
         with job_store_errors():
-            async with asyncio.timeout(PATIENCE), self._docket.redis() as redis:
-                return int(await redis.xlen(self._docket.stream_key))
+            async with asyncio.timeout(PATIENCE), self._turns:
+                yield
+
+    async def _set_aside(self, job_id: str) -> str | None:
+        """
+        Where the job waits because its client has enough under way; None: it does not. The library does not
+        know such a job when it is added again. It would be there twice, and what is there twice is woken in
+        the place of others.
+        """
+        run = self._docket.runs_key(job_id)
+        async with self._docket.redis() as redis:
+            waiters = await redis.hget(run, "waiter_stream")
+            if waiters is None or await redis.hget(run, "state") != b"scheduled":
+                return None
+        return waiters.decode()
 
 
 @asynccontextmanager
@@ -128,10 +157,18 @@ async def open_queue(url: str, kind: str, work: Work, most_per_client: int) -> A
     """
     # The end of a block comes while the connections of the store are gone; they close in either case.
     async with Docket(
-        name=f"hedgerow:{kind}", url=url, execution_ttl=timedelta(seconds=REMEMBERED)
+        name=f"hedgerow:{kind}", url=_roomy(url), execution_ttl=timedelta(seconds=REMEMBERED)
     ) as docket:
         docket.register(_task(work, most_per_client), names=[kind])
-        yield Queue(docket, kind)
+        yield Queue(docket, kind, most_per_client)
+
+
+def _roomy(url: str) -> str:
+    """*url* with `CONNECTIONS`, if its owner has not said how many."""
+    query = urlsplit(url).query
+    if "max_connections=" in query:
+        return url
+    return f"{url}{'&' if query else '?'}max_connections={CONNECTIONS}"
 
 
 @asynccontextmanager

@@ -120,7 +120,8 @@ class Follower:
             elif self._over:
                 break
             else:
-                await self._wait(None)
+                self._news.clear()
+                await self._news.wait()
         return ()
 
     def stop(self) -> None:
@@ -156,7 +157,7 @@ class Follower:
         except (JobStoreError, *FAULTS) as error:
             log.debug("the events of a job cannot be read now: %s", error)
             self._behind = True
-            await self._wait(self._retry_after())
+            await self._pause(self._retry_after())
             return ()
         except BaseException:
             self._behind = True
@@ -185,11 +186,11 @@ class Follower:
         self._over = is_last(found[-1])
         return tuple(found)
 
-    async def _wait(self, seconds: float | None) -> None:
-        """For news, or *seconds*."""
-        self._news.clear()
+    async def _pause(self, seconds: float | None) -> None:
+        """Until there are news, or for *seconds*."""
         if self._stopped:
             return
+        self._news.clear()
         try:
             async with asyncio.timeout(seconds):
                 await self._news.wait()
@@ -261,8 +262,8 @@ class Feed:
                 pass
         return False
 
-    async def run(self) -> None:
-        """Listen, until cancelled."""
+    async def listen(self) -> None:
+        """Hear what the store publishes, until cancelled."""
         await self._channels.run()
 
     async def look(self) -> None:
@@ -341,7 +342,7 @@ async def open_feed(
     redis = subscriber(url)
     feed = Feed(redis, records, f"{prefix}:events:", rng, silence)
     tasks = [
-        asyncio.create_task(feed.run(), name="job feed: channels"),
+        asyncio.create_task(feed.listen(), name="job feed: listen"),
         asyncio.create_task(feed.look(), name="job feed: look"),
     ]
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+from redis.exceptions import RedisError
 
 from server.asking import exchange_for
 from server.bodies import read_json, valid
@@ -37,6 +39,8 @@ from server.job_store.opening import JobStoreError, JobStoreFull
 from strategies import value
 from upstream.callback_url import check_url
 from upstream.guard import Denied, Guard
+
+log = logging.getLogger("hedgerow.downloads")
 
 SOON = {"Retry-After": "5"}
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -345,6 +349,10 @@ def faults() -> Iterator[None]:
         raise Problem(507, "job_store_full", error.detail, headers=SOON) from error
     except JobStoreError as error:
         raise Problem(503, "job_store_unavailable", error.detail, headers=SOON) from error
+    except RedisError as error:
+        log.error("the job store does not hold what it should", exc_info=error)
+        detail = "The job store cannot be used for that."
+        raise Problem(503, "job_store_unavailable", detail, headers=SOON) from error
     except StoreFull as error:
         raise Problem(507, "storage_full", error.detail, headers=SOON) from error
     except StoreError as error:

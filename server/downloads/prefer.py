@@ -53,4 +53,5 @@ def applied(*, respond_async: bool = False, wait: float | None = None) -> str:
 def _seconds(text: str) -> float | None:
     if not (text.isascii() and text.isdigit()):
         return None
-    return float(min(int(text), LONGEST)) if len(text.lstrip("0")) <= 10 else float(LONGEST)
+    digits = text.lstrip("0")
+    return float(LONGEST if len(digits) > len(str(LONGEST)) else min(int(digits or "0"), LONGEST))

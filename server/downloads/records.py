@@ -299,7 +299,8 @@ class Records:
     async def stale(self, before: float, limit: int) -> tuple[str, ...]:
         """
         Ids of up to *limit* jobs that owe something (their end, or their callback) and gave no sign of life
-        since *before*, in seconds since 1970; those first that have been silent for longest.
+        since *before*, in seconds since 1970; those first that have been silent for longest. Being told
+        counts as a sign of life: the next one to ask, here or elsewhere, is told of others.
         """
         return tuple(found.decode() for found in await self._run("stale", None, repr(before), limit))
 

@@ -39,6 +39,8 @@ MAKES = {
     422: problem("The `Idempotency-Key` was used with another body."),
     507: problem("A store has no room left."),
 }
+OF_ID = f"{BASE}/{{jobId:[0-9a-f-]{{36}}}}"
+"""So narrow that a wrong method at ``initiate`` is not taken for a job of that name."""
 OF_JOB = {404: problem("There is no such job.")}
 
 
@@ -127,7 +129,7 @@ def add_download_routes(app: web.Application, handlers: DownloadHandlers) -> Non
         ),
     )
     get(
-        f"{BASE}/{{jobId}}",
+        OF_ID,
         document(
             _function(handlers.download),
             tag=TAG,
@@ -137,6 +139,7 @@ def add_download_routes(app: web.Application, handlers: DownloadHandlers) -> Non
             replies={
                 200: Reply("The links.", schemas.ResultSchema),
                 303: Reply("With `redirect=true`: to the one file."),
+                400: problem("A parameter is not valid."),
                 409: problem("The job has not ended, or not with a result."),
                 410: problem("The result has expired."),
                 **OF_JOB,
@@ -145,7 +148,7 @@ def add_download_routes(app: web.Application, handlers: DownloadHandlers) -> Non
         ),
     )
     app.router.add_delete(
-        f"{BASE}/{{jobId}}",
+        OF_ID,
         document(
             _function(handlers.cancel),
             tag=TAG,

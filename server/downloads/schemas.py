@@ -14,11 +14,17 @@ from server.downloads.objects import LARGEST_ID, SMALLEST_ID
 MOST_FILES = 1000
 MOST_LISTED = 100
 LONGEST_URL = 2048
-IN_RANGE = Range(SMALLEST_ID, LARGEST_ID, error="Must be from {min} to {max}.")
+NO_ID = f"Must be a whole number from {SMALLEST_ID} to {LARGEST_ID}."
 
 
 def _file_id(**kwargs: Any) -> f.Integer:
-    return f.Integer(strict=True, validate=IN_RANGE, metadata={"example": 70000}, **kwargs)
+    return f.Integer(
+        strict=True,
+        validate=Range(SMALLEST_ID, LARGEST_ID, error=NO_ID),
+        error_messages=dict.fromkeys(("invalid", "null", "too_large"), NO_ID),
+        metadata={"example": 70000},
+        **kwargs,
+    )
 
 
 class InitiateSchema(Schema):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -187,7 +188,7 @@ def _webhook_secrets(settings: Settings, data: Path) -> Sequence[str]:
     path = data / "webhook-secret"
     if not path.exists():
         data.mkdir(parents=True, exist_ok=True)
-        made = path.with_suffix(f".{os.getpid()}")
+        made = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # a killed one may have left its own
         with open(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="ascii") as file:
             file.write(new_secret())
         try:

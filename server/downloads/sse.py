@@ -159,8 +159,9 @@ async def stream(
     with feed.follow(job.id, after) as follower, streams.opened(client, follower):
         response = _Stream(manner)
         try:
-            await response.begin(request, manner.retry * (0.5 + rng()))
+            await response.begin(request)
             async with response:
+                await response.write(b"retry: %d\r\n\r\n" % (manner.retry * (0.5 + rng()) * 1000))
                 while items := await follower.next():
                     for item in items:
                         await response.tell(_as_event(item, describe))
@@ -174,6 +175,7 @@ async def stream(
 class _Stream(EventSourceResponse):
     """The library's response, for clients of whom some are slow, and some do not read at all."""
 
+    _transport: asyncio.Transport
     _writer: AbstractStreamWriter
 
     def __init__(self, manner: Manner) -> None:
@@ -183,21 +185,22 @@ class _Stream(EventSourceResponse):
         self.headers.update(HEADERS)
         self.force_close()  # the connection is not as it was
 
-    async def begin(self, request: web.Request, retry: float) -> None:
-        """Send the head, and after how many seconds to ask again. Raises OSError if the client has gone."""
-        if request.transport is None or request.transport.is_closing():
+    async def begin(self, request: web.Request) -> None:
+        """Send the head. Raises OSError if the client has gone."""
+        transport = request.transport
+        if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has gone")
-        _bound(request.transport)
+        _bound(transport)
         writer = await self.prepare(request)
         assert writer is not None  # noqa: S101 - it was not prepared before
-        self._writer = writer
-        await self.write(b"retry: %d\r\n\r\n" % (retry * 1000))
+        self._transport, self._writer = transport, writer
 
     async def tell(self, event: Event) -> None:
         """Send *event*, and wait until little is left to be taken. Raises OSError if that stalls."""
         await self.send(event.data.decode(), event.id, event.kind)
-        async with asyncio.timeout(self._stall):
-            await self._writer.drain()
+        if self._transport.get_write_buffer_size() > MOST_UNSENT:
+            async with asyncio.timeout(self._stall):
+                await self._writer.drain()
 
 
 def _as_event(item: Event | Resync, describe: Callable[[Job], bytes]) -> Event:

@@ -97,15 +97,18 @@ class Worker:
         self._rng = rng
         self._metrics = metrics
         self._step = step
+        self._left: dict[str, int] = {}
+        """Runs that ended while the job store was away, by their jobs: it takes us for dead."""
 
     async def look_at(self, job_id: str, look: int) -> Again | None:
         """A `server.downloads.engine.Work`."""
         self._metrics.taken_up()
         try:
+            await self._release_left()
             self._step("claim")
             claim = await self._records.claim(job_id, self._owner)
             if claim is not None:
-                await self._run(claim, look)
+                await self._run_or_release(claim, look)
             if (job := await self._records.view(job_id)) is not None and job.state in ENDED:
                 self._step("tell")
                 await self._ended(job)
@@ -119,6 +122,29 @@ class Worker:
             self._metrics.left()
         return None
 
+    async def _release_left(self) -> None:
+        while self._left:
+            job_id, run = self._left.popitem()
+            try:
+                await self._records.release(job_id, run)
+            except JobStoreError:
+                self._left[job_id] = run
+                raise
+
+    async def _run_or_release(self, claim: Claim, look: int) -> None:
+        job_id, run = claim.job.id, claim.run
+        try:
+            await self._run(claim, look)
+        except Superseded:
+            raise
+        except BaseException:
+            # Told to hand over, a store that is away, or a bug: none of them is a death.
+            try:
+                await self._records.release(job_id, run)
+            except JobStoreError:
+                self._left[job_id] = run
+            raise
+
     async def _run(self, claim: Claim, look: int) -> None:
         job, run = claim.job, claim.run
         if claim.deaths >= MOST_DEATHS:
@@ -129,17 +155,9 @@ class Worker:
             files = await self._files(job, run)
         except StoreError as error:
             if look < MOST_LOOKS:
-                await self._records.release(job.id, run)
                 raise
             await self._finish(job.id, run, JobState.FAILED, error.detail)
             return
-        except (JobStoreError, Superseded):
-            raise
-        except BaseException:
-            # Told to hand over, or a bug: either way not a death.
-            with suppress(JobStoreError):
-                await self._records.release(job.id, run)
-            raise
         self._step("finish")
         await self._finish(job.id, run, *outcome(files))
 

@@ -91,7 +91,19 @@ class Journal:
 
     async def pings(self) -> int:
         """How often the store was asked whether it is there."""
-        return int((await self._redis.info("commandstats")).get("cmdstat_ping", {}).get("calls", 0))
+        return await self._count("ping", "calls")
+
+    async def refused(self, command: str) -> int:
+        """How often a command was not allowed."""
+        return await self._count(command, "rejected_calls")
+
+    async def allow(self, rule: str) -> None:
+        """Change what clients may do."""
+        await self._redis.execute_command("ACL SETUSER", "default", rule)
+
+    async def _count(self, command: str, what: str) -> int:
+        told = await self._redis.info("commandstats")
+        return int(told.get(f"cmdstat_{command}", {}).get(what, 0))
 
 
 def _event(event_id: bytes, fields: dict[bytes, bytes]) -> Event:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from server.downloads import feed as module
+from server.downloads.channels import Channels
 from server.downloads.feed import MOST, PAGE, Feed, Follower, Resync, open_feed, place
-from server.downloads.jobs import Event, File, Job, JobState
+from server.downloads.jobs import Event, File, FileState, Job, JobState
+from server.downloads.records import NewJob, Records
 from server.job_store.faults import JobStoreDown
 from tests.downloads.journal import WITHIN, Journal, Read, eventually, in_order, new_job, open_journal
 from tests.job_store.stores import Valkey, valkey
@@ -225,6 +228,7 @@ async def _nobody(journal: Journal) -> bool:
     return not await journal.subscribers()
 
 
+@pytest.mark.fault(92)
 async def test_a_store_that_dies_and_comes_back_loses_no_event(
     own_store: Valkey, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -278,6 +282,29 @@ async def test_a_store_that_hangs_is_given_up_and_found_again(
             assert await take(follower, 1) == made
 
 
+async def test_a_store_that_lets_nobody_listen_is_told_of_once(
+    own_store: Valkey, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.downloads.channels.LONGEST_PAUSE", 0.001)
+    caplog.set_level(logging.INFO, "hedgerow.downloads")
+    job = new_job()
+    async with open_journal(own_store.url) as journal:
+        await journal.allow("-subscribe")
+        async with open_feed(own_store.url, journal, random.Random(1).random) as feed:
+            with feed.follow(job) as follower:
+                refused = await journal.refused("subscribe")
+
+                async def tried() -> bool:
+                    return await journal.refused("subscribe") > refused + 4
+
+                await eventually(tried)
+                assert [record.levelname for record in caplog.records] == ["WARNING"]
+                await journal.allow("+subscribe")
+                made = [await journal.append(job)]
+                assert await take(follower, 1) == made
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
 async def test_a_store_that_says_nothing_but_lives_is_kept(store: Valkey, journal: Journal) -> None:
     job = new_job()
     async with open_feed(store.url, journal, random.Random(1).random, silence=0.02) as feed:
@@ -294,6 +321,7 @@ async def test_a_store_that_says_nothing_but_lives_is_kept(store: Valkey, journa
             assert await take(follower, 1) == made
 
 
+@pytest.mark.fault(96)
 async def test_a_follower_that_does_not_read_costs_a_few_events_and_gets_all_later(
     feed: Feed, journal: Journal
 ) -> None:
@@ -457,6 +485,68 @@ async def test_an_event_that_nobody_told_of_is_found_in_a_while(
             assert await take(follower, 1) == made
 
 
+async def test_a_job_of_the_records_is_followed_from_its_first_event_to_its_last(store: Valkey) -> None:
+    async with Redis.from_url(store.url) as redis:
+        records = Records(redis, time.time)
+        async with open_feed(store.url, records, random.Random(1).random) as feed:
+            new = NewJob(new_job(), "someone", (70000, 70007), None, "request", None, "body")
+            job = (await records.create(new)).job
+            ending = asyncio.create_task(feed.ended(job, WITHIN))
+            with feed.follow(job.id) as follower:
+                items = asyncio.create_task(take_all(follower))
+                claim = await records.claim(job.id, "worker")
+                assert claim is not None
+                for number in new.file_ids:
+                    await records.update(job.id, claim.run, File(number, FileState.RUNNING, 50))
+                    await records.update(job.id, claim.run, File(number, FileState.COMPLETED, 100, size=1))
+                done = await records.finish(job.id, claim.run, JobState.COMPLETED, None)
+                found = await items
+            assert await ending
+            kinds = [item.kind for item in found if isinstance(item, Event)]
+            assert kinds == ["queued", "running", "progress", "file", "progress", "file", "completed"]
+            assert found[-1].id == done.last_event
+            with feed.follow(job.id, f"{2**63}-0") as follower:
+                [resync] = await take_all(follower)
+                assert isinstance(resync, Resync)
+                assert resync.job == done
+
+
+class Failing:
+    """A client that fails at the moment in which it is cancelled."""
+
+    def __init__(self) -> None:
+        self.waiting = asyncio.Event()
+
+    def pubsub(self) -> Failing:
+        return self
+
+    async def __aenter__(self) -> Failing:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        pass
+
+    async def ping(self) -> None:
+        pass
+
+    async def get_message(self, timeout: None) -> None:
+        self.waiting.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ConnectionError("the store has gone")
+
+
+async def test_a_store_that_goes_at_the_same_moment_does_not_keep_the_feed_from_ending() -> None:
+    client = Failing()
+    channels = Channels(client, lambda *heard: None, print, random.Random(1).random)  # type: ignore[arg-type]
+    running = asyncio.create_task(channels.run())
+    await client.waiting.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
 # A follower alone, with records that the test holds in its hands.
 
 
@@ -508,6 +598,26 @@ async def test_events_during_a_read_come_once() -> None:
     assert [one.id for one in await reading] == ["1-0", "2-0", "3-0"]
     assert [one.id for one in await follower.next()] == ["4-0", "5-0"]
     assert records.reads == 1
+
+
+async def test_a_cancellation_that_a_library_loses_is_not_lost() -> None:
+    """`asyncio.wait_for` does that before Python 3.12, and the store's client sends with it."""
+
+    class Deaf(Held):
+        async def events(self, job_id: str, after: str, count: int) -> Read:
+            with suppress(asyncio.CancelledError):
+                return await super().events(job_id, after, count)
+            return Read((event(1),), True)
+
+    records = Deaf(event(1))
+    follower = following(records)
+    reading = asyncio.create_task(follower.next())
+    await records.asked.wait()
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    records.let.set()
+    assert [one.id for one in await follower.next()] == ["1-0"]
 
 
 async def test_what_was_missed_during_a_read_is_read_again() -> None:

@@ -42,6 +42,7 @@ async def test_what_is_stored_can_be_read_while_the_disk_is_full(tmp_path: Path)
         assert (await fetch(await place.store.url(key, 60, "a.zip"))).body == b"hello"
 
 
+@pytest.mark.fault(91)
 async def test_a_disk_that_fills_up_meanwhile_is_full_and_nothing_is_left(
     local: LocalPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +62,7 @@ async def test_a_disk_that_fills_up_meanwhile_is_full_and_nothing_is_left(
     assert await local.store.put(new_key(), chunked(b"hello")) == 5
 
 
+@pytest.mark.fault(91)
 async def test_a_disk_that_hangs_is_unavailable_in_time_and_nothing_is_left_when_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,6 +298,7 @@ async def test_a_path_decides_nothing_but_which_of_our_ids(local: LocalPlace, na
     assert b"secret" not in answer.partition(b"\r\n\r\n")[2].replace(name.encode(), b"")
 
 
+@pytest.mark.fault(101)
 async def test_a_link_is_never_logged(local: LocalPlace, caplog: pytest.LogCaptureFixture) -> None:
     key = new_key()
     await local.store.put(key, chunked(b"hello"))

@@ -107,6 +107,7 @@ async def test_a_deleted_object_is_gone_and_can_be_deleted_again(place: Place) -
 
 
 @pytest.mark.parametrize("size", [10, len(LARGE)], ids=["small", "large"])
+@pytest.mark.fault(90)
 async def test_an_upload_whose_source_fails_leaves_nothing(place: Place, size: int) -> None:
     key = new_key()
     with pytest.raises(SourceFailed):
@@ -134,6 +135,7 @@ async def test_a_cancelled_upload_leaves_nothing(place: Place) -> None:
     assert await place.uploads(key) == 0
 
 
+@pytest.mark.fault(90)
 async def test_an_object_stays_as_it_was_when_its_replacement_fails(place: Place) -> None:
     key = new_key()
     await place.store.put(key, chunked(b"as it was"))
@@ -251,6 +253,7 @@ async def test_preparing_twice_changes_nothing(place: Place) -> None:
     await place.store.check()
 
 
+@pytest.mark.fault(90)
 async def test_the_sweep_takes_away_what_a_dead_process_left_and_spares_what_is_young(place: Place) -> None:
     key = new_key()
     await place.orphan(key)

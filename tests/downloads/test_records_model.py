@@ -339,6 +339,7 @@ class Histories(RuleBasedStateMachine):
         return [job for _, job in sorted(jobs, reverse=True)]
 
 
+@pytest.mark.fault(93)
 def test_whatever_happens_records_keep_their_promises(model_store: Valkey) -> None:
     class Here(Histories):
         store = model_store

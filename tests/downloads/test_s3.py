@@ -92,6 +92,7 @@ async def test_a_process_that_is_late_with_the_bucket_takes_that_of_the_other(
     assert fake.words() == ["HEAD", "PUT", "HEAD"]
 
 
+@pytest.mark.fault(87)
 async def test_a_store_that_was_away_at_the_start_gets_its_bucket_with_the_first_put(
     s3_server: S3Server,
 ) -> None:
@@ -141,6 +142,7 @@ async def test_the_bucket_is_in_the_path_or_in_the_host(path_style: bool, host: 
 
 
 @every_call
+@pytest.mark.fault(90)
 async def test_a_server_that_is_away_makes_every_call_fail_in_time(
     call: Callable[[ObjectStore], Awaitable[Any]],
 ) -> None:
@@ -161,6 +163,7 @@ async def test_a_server_that_is_away_makes_every_call_fail_in_time(
 
 
 @every_call
+@pytest.mark.fault(90)
 async def test_a_server_that_hangs_makes_every_call_fail_in_time(
     fake: FakeS3, call: Callable[[ObjectStore], Awaitable[Any]]
 ) -> None:
@@ -175,6 +178,7 @@ async def test_a_server_that_hangs_makes_every_call_fail_in_time(
 
 
 @every_call
+@pytest.mark.fault(90)
 async def test_a_server_that_refuses_us_is_unavailable(
     s3_server: S3Server, call: Callable[[ObjectStore], Awaitable[Any]]
 ) -> None:
@@ -198,6 +202,7 @@ async def test_a_link_needs_credentials(monkeypatch: pytest.MonkeyPatch) -> None
     "answer", [(507, "InsufficientStorage"), (400, "QuotaExceeded"), (400, "XMinioStorageFull")]
 )
 @pytest.mark.parametrize("what", ["PUT", "part"])
+@pytest.mark.fault(90)
 async def test_a_server_without_room_is_full(
     fake: FakeS3, faked: S3Objects, answer: tuple[int, str], what: str
 ) -> None:
@@ -249,6 +254,7 @@ async def test_every_part_carries_its_digest_and_its_number(fake: FakeS3, faked:
 
 
 @pytest.mark.parametrize("what", ["part", "complete"])
+@pytest.mark.fault(90)
 async def test_an_upload_that_hangs_is_given_up_and_aborted(
     fake: FakeS3, faked: S3Objects, what: str
 ) -> None:
@@ -340,5 +346,6 @@ class _TwoAtATime:
         return self._paginator.paginate(**given, PaginationConfig={"PageSize": 2})
 
 
+@pytest.mark.fault(101)
 def test_the_secret_does_not_show_in_the_configuration() -> None:
     assert "hunter2" not in repr(S3Config("b", access_key_id="hunter2", secret_access_key="hunter2"))

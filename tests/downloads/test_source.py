@@ -253,6 +253,7 @@ class TestTryingAgain:
         assert len(played.asked) == 11
         assert played.asked[where][1:] == played.asked[where + 1][1:]
 
+    @pytest.mark.fault(99)
     def test_every_other_call_may_drop(self) -> None:
         heard = Heard()
         assert b"".join(fetched(Played(BODY, *[drops, right] * 10), heard)) == BODY
@@ -434,6 +435,7 @@ class TestStoring:
         assert (size, stored(local)) == (len(BODY), BODY)
         assert len(heard.told) == 10
 
+    @pytest.mark.fault(99)
     async def test_a_file_that_changes_midway_is_fetched_anew_and_of_one_version(
         self, local: LocalPlace
     ) -> None:
@@ -515,6 +517,7 @@ class TestOverTheWire:
             with pytest.raises(NoSuchFile):
                 await store_file(local.store, source, FILE + 1, Heard())
 
+    @pytest.mark.fault(99)
     async def test_a_source_that_breaks_off_and_fails_gives_the_file_in_the_end(
         self, local: LocalPlace
     ) -> None:

@@ -242,6 +242,7 @@ async def test_an_empty_id_is_none(store: Valkey, journal: Journal) -> None:
         assert ids(await here.read(job, "", lastEventId="")) == made
 
 
+@pytest.mark.fault(96)
 async def test_forgotten_events_are_replaced_by_the_whole_status(store: Valkey, journal: Journal) -> None:
     job = new_job()
     made = await journal.append_many(job, 10)
@@ -283,6 +284,7 @@ def test_proxies_that_wait_for_thirty_seconds_hear_of_a_quiet_stream() -> None:
     assert Manner().heartbeat < 30
 
 
+@pytest.mark.fault(80, 96)
 async def test_a_drain_ends_every_stream_and_a_client_goes_on_elsewhere(
     store: Valkey, journal: Journal
 ) -> None:
@@ -302,6 +304,7 @@ async def test_a_drain_ends_every_stream_and_a_client_goes_on_elsewhere(
     assert seen == made
 
 
+@pytest.mark.fault(96)
 async def test_streams_that_are_cut_anywhere_lose_nothing_and_repeat_nothing(
     store: Valkey, journal: Journal
 ) -> None:
@@ -355,6 +358,7 @@ async def test_clients_that_go_away_are_not_kept_nor_logged(
 
 
 @pytest.mark.parametrize("size", [200, 5_000])
+@pytest.mark.fault(96)
 async def test_a_client_that_never_reads_costs_little_and_is_cut(
     store: Valkey, journal: Journal, size: int, caplog: pytest.LogCaptureFixture
 ) -> None:

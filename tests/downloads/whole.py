@@ -1,11 +1,11 @@
-"""The whole application, served as it is run, and what a caller of it, a source of files and a receiver do."""
+"""The whole application, served as it is run; its caller, a source of files and a receiver of webhooks."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -27,6 +27,8 @@ from upstream.guard import Policy
 from upstream.simulator.files import FileService
 
 BASE = "/v1/download"
+PATIENCE = 30.0
+"""Seconds after which a test fails instead of waiting."""
 SECRET = new_secret()
 QUIET = {
     "DOWNLOADS": "on",
@@ -144,9 +146,14 @@ class Site:
             return [event async for event in events]
 
     async def callback(self, job_id: str, so: str) -> Any:
-        """What the status tells of the job's webhook once that is *so*; nothing else tells it."""
-        while (found := (await self.status(job_id))["callback"])["status"] != so:
-            await asyncio.sleep(0.01)
+        """What the status tells of the job's webhook once that is *so*."""
+        return (await self.when(job_id, lambda found: found["callback"]["status"] == so))["callback"]
+
+    async def when(self, job_id: str, so: Callable[[Any], object]) -> Any:
+        """The job, once it is *so*; for what no event tells."""
+        async with asyncio.timeout(PATIENCE):
+            while not so(found := await self.status(job_id)):  # noqa: ASYNC110 - see above
+                await asyncio.sleep(0.01)
         return found
 
 
@@ -171,38 +178,44 @@ def _table(source: str) -> Table:
 
 
 @asynccontextmanager
-async def whole(trial: Trial = NO_TRIAL, **environ: str) -> AsyncIterator[Site]:
+async def whole(trial: Trial = NO_TRIAL, /, **environ: str) -> AsyncIterator[Site]:
     """A server with those settings, until the end of the block."""
     settings = load_settings({**QUIET, **environ})
     app = create_app(settings, _table(environ.get("DOWNLOAD_SOURCE_URL", "")), trial=trial)
     async with AsyncExitStack() as stack:
         sock = stack.enter_context(listen("127.0.0.1", 0))
         url, _ = await stack.enter_async_context(serving(app, settings, sock))
-        connector = aiohttp.TCPConnector(limit=0)
-        session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=PATIENCE)
+            )
+        )
         yield Site(app, url, session)
 
 
 @asynccontextmanager
-async def hosted(trial: Trial = NO_TRIAL, **environ: str) -> AsyncIterator[Site]:
+async def hosted(trial: Trial = NO_TRIAL, /, **environ: str) -> AsyncIterator[Site]:
     """
     The same in a task of its own: the job engine has to be closed in the context in which it was opened,
     and a fixture's end runs in another than its beginning.
     """
-    ready: asyncio.Future[Site] = asyncio.get_running_loop().create_future()
-    over = asyncio.Event()
+    sites: list[Site] = []
+    settled, over = asyncio.Event(), asyncio.Event()
 
     async def host() -> None:
-        async with whole(trial, **environ) as site:
-            ready.set_result(site)
-            await over.wait()
+        try:
+            async with whole(trial, **environ) as site:
+                sites.append(site)
+                settled.set()
+                await over.wait()
+        finally:
+            settled.set()
 
     task = asyncio.create_task(host(), name="the whole application")
-    await asyncio.wait([ready, task], return_when=asyncio.FIRST_COMPLETED)
+    await settled.wait()
     try:
-        if not ready.done():
-            await task  # it has failed
-        yield ready.result()
+        for site in sites:
+            yield site
     finally:
         over.set()
         await task
@@ -217,12 +230,14 @@ class Files:
         open: while it is not set, calls wait.
         asked, gone: set once a call has come, and once a caller has gone from one that waited.
         calls: how many are under way.
+        answered: set once a call was answered; for a test to clear.
     """
 
     def __init__(self) -> None:
         self.service = FileService(random.Random(1))
         self.open, self.asked, self.gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.open.set()
+        self.answered = asyncio.Event()
         self.calls = 0
         self.app = web.Application(middlewares=[self._hold])
         self.service.add_to(self.app)
@@ -244,6 +259,7 @@ class Files:
             raise
         finally:
             self.calls -= 1
+        self.answered.set()
         return await handler(request)
 
 

@@ -19,6 +19,9 @@ GROUPS = {
     "E": range(47, 65),
     "F": range(65, 73),
     "G": range(73, 80),
+    "H": range(80, 89),
+    "I": range(89, 101),
+    "J": range(101, 108),
 }
 """The rows of each group."""
 

@@ -56,12 +56,8 @@ ROWS: Mapping[int, str] = {
     "repeated nor logged.",
     32: "A `traceparent`, good or malformed, is not read yet: the answer is the same and does not repeat it.",
     33: "A forged `X-Forwarded-For` does not change whose allowance is used up.",
-    34: "`Host` and `X-Forwarded-Host` are never used to build a URL.",
+    34: "`Host` is used for no URL but the links to files in `DATA_DIR` that its own caller gets; "
+    "`X-Forwarded-Host` for none.",
     35: "Hop-by-hop headers, and those that `Connection` names, are not forwarded.",
     36: "A caller's credentials, cookies and own headers are not forwarded.",
-}
-
-OUT: Mapping[int, str] = {
-    33: "Nothing counts callers yet, and no header that names one is read; the test comes with the rate "
-    "limit.",
 }

@@ -6,17 +6,18 @@ from collections import Counter
 
 import pytest
 
-from tests.faults import inbound_rows, upstream_rows
+from tests.faults import downloads_rows, inbound_rows, upstream_rows
 from tests.faults.catalogue import GROUPS, Misplaced, Shown, shown, shown_in
 
-ROWS = {**inbound_rows.ROWS, **upstream_rows.ROWS}
-OUT = {**inbound_rows.OUT, **upstream_rows.OUT}
+PARTS = (inbound_rows.ROWS, upstream_rows.ROWS, downloads_rows.ROWS)
+ROWS = {number: text for part in PARTS for number, text in part.items()}
+OUT = {**upstream_rows.OUT, **downloads_rows.OUT}
 
 
-def test_the_rows_are_1_to_79_and_each_stands_once() -> None:
-    """In one of the two lists, and in one group."""
-    assert Counter([*inbound_rows.ROWS, *upstream_rows.ROWS]) == Counter(range(1, 80))
-    assert Counter(row for group in GROUPS.values() for row in group) == Counter(range(1, 80))
+def test_the_rows_are_1_to_107_and_each_stands_once() -> None:
+    """In one of the lists, and in one group."""
+    assert Counter(row for part in PARTS for row in part) == Counter(range(1, 108))
+    assert Counter(row for group in GROUPS.values() for row in group) == Counter(range(1, 108))
 
 
 def test_every_row_is_a_sentence() -> None:

@@ -362,7 +362,7 @@ async def test_an_answer_to_a_bad_request_tells_no_version_and_repeats_nothing(s
         assert "aiohttp" not in told, name
 
 
-@pytest.mark.fault(20)
+@pytest.mark.fault(20, 103)
 async def test_a_flood_of_bad_requests_leaves_the_log_empty(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -66,6 +66,7 @@ async def test_it_starts_by_itself_and_says_what_plays_the_upstream() -> None:
     assert line["message"].endswith("built-in simulator; set WORK_API_URL to use a real one")
 
 
+@pytest.mark.fault(86)
 async def test_bad_settings_stop_it_with_2_and_every_name() -> None:
     """No traceback, one line each."""
     code, _, err = await outcome(await start(PORT="x", ACCESS_LOG="loud", WORK_API_URL="nonsense"))
@@ -91,6 +92,7 @@ async def test_a_typo_in_dotenv_stops_it_with_2(tmp_path: Path) -> None:
     assert "did you mean PORT?" in err
 
 
+@pytest.mark.fault(86)
 async def test_a_port_in_use_stops_it_with_1() -> None:
     """One clear line."""
     async with running() as (_, url):
@@ -109,6 +111,7 @@ async def test_version_and_help() -> None:
         assert option in out
 
 
+@pytest.mark.fault(80)
 async def test_sigterm_lets_requests_in_flight_finish() -> None:
     """A slow request asked before SIGTERM is answered after it, its connection is closed, the exit is 0."""
     async with running(SIMULATOR_LATENCY="constant:400", DRAIN_DELAY_MS="0") as (process, url):

@@ -19,6 +19,7 @@ from typing import Any
 import aiohttp
 import pytest
 import redis
+from yarl import URL
 
 from server.downloads.engine import REDELIVERY
 from tests.job_store.stores import Valkey, valkey
@@ -176,11 +177,12 @@ async def test_a_worker_does_what_a_server_without_workers_has_accepted(
     assert [file["status"] for file in status["files"]] == ["completed", "failed"], "one id has no file"
     async with http.get(f"{url}/v1/download/{job}") as response:
         link = (await response.json())["files"][0]["downloadUrl"]
-    async with http.get(f"{url}{link}") as response:
+    async with http.get(URL(url).join(URL(link))) as response:
         assert (response.status, len(await response.read())) == (200, status["files"][0]["size"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.fault(80)
 async def test_a_worker_that_is_told_to_stop_hands_over_at_once(
     start: Start, http: aiohttp.ClientSession, number: signal.Signals
 ) -> None:
@@ -230,10 +232,11 @@ async def test_a_worker_has_pages_for_operators_where_it_is_told(
     assert status == 404
 
 
-async def test_a_worker_whose_store_hangs_says_so_and_ends_when_told_to(
+@pytest.mark.fault(81)
+async def test_a_worker_whose_store_hangs_is_unwell_and_ends_when_it_is_told_so_again(
     http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    """Within some seconds, with a job of its own under way; a second signal makes that less."""
+    """It waits for the store to take back the job that is under way, and each signal gives up one wait."""
     with valkey(tmp_path / "store") as store:
         async with processes(tmp_path, REDIS_URL=store.url, **SLOW) as start:
             url = await serving(start)
@@ -242,6 +245,8 @@ async def test_a_worker_whose_store_hangs_says_so_and_ends_when_told_to(
             await calls_under_way(http, worker, 1)
             store.freeze()
             assert (await page(http, worker.url, "/health"))[0] == 503
-            worker.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(20):
+                while worker.process.returncode is None:
+                    worker.process.send_signal(signal.SIGTERM)
+                    await asyncio.sleep(0.2)
             assert await worker.ended() == 0
-            store.thaw()

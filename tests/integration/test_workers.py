@@ -253,6 +253,7 @@ async def metrics(session: aiohttp.ClientSession, url: str) -> dict[str, float]:
 FIRST = 'hedgerow_responses_total{reason="ok",route="first",status="200"}'
 
 
+@pytest.mark.fault(88)
 async def test_all_workers_answer_and_one_tells_for_all() -> None:
     """Whichever is asked has counted every request; one simulator serves them."""
     async with running() as server, aiohttp.ClientSession() as session:
@@ -280,6 +281,7 @@ async def test_an_event_added_by_one_is_there_for_all() -> None:
         assert sizes == sorted(set(sizes))
 
 
+@pytest.mark.fault(85)
 async def test_a_circuit_that_one_opens_is_open_for_all() -> None:
     """The one that opens it is stopped; the other one, which has made no call, refuses."""
     async with running(EVENT_API_BASE_URL="http://127.0.0.1:9") as server:
@@ -302,6 +304,7 @@ async def test_a_circuit_that_one_opens_is_open_for_all() -> None:
                 os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.fault(84)
 async def test_a_killed_worker_is_replaced_and_nothing_that_was_told_is_lost() -> None:
     """The other one serves meanwhile."""
     async with running() as server, aiohttp.ClientSession() as session:
@@ -320,6 +323,7 @@ async def test_a_killed_worker_is_replaced_and_nothing_that_was_told_is_lost() -
         assert (await metrics(session, server.url))[FIRST] == before + 1
 
 
+@pytest.mark.fault(83)
 async def test_a_rolling_restart_loses_no_request() -> None:
     """New processes, callers on kept connections all the while, and no counter goes down."""
     lost: list[object] = []
@@ -377,6 +381,7 @@ async def test_the_end_is_0_and_leaves_nobody(number: signal.Signals) -> None:
         assert alive(family) == set()
 
 
+@pytest.mark.fault(81)
 async def test_a_second_signal_cuts_the_drain_short() -> None:
     """It reaches the workers, who are otherwise patient for a minute."""
     async with running(DRAIN_DELAY_MS="60000") as server:

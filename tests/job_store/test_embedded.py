@@ -168,6 +168,7 @@ async def test_what_it_acknowledges_is_on_the_disk_and_nobody_else_can_reach_it(
     assert (data / "valkey").stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.fault(84)
 async def test_a_server_that_is_killed_leaves_it_for_the_next_one(data: Path) -> None:
     with openers(data) as (other,):
         other.begin()
@@ -194,6 +195,7 @@ async def test_processes_that_open_it_at_the_same_instant_start_one(data: Path) 
     assert starts(data) == 1
 
 
+@pytest.mark.fault(92)
 async def test_when_it_is_killed_it_is_back_soon_with_all_that_it_acknowledged(data: Path) -> None:
     async with open_job_store(JobStoreConfig(None, data)) as store:
         kept: list[str] = []
@@ -246,6 +248,7 @@ async def test_a_socket_is_not_put_where_others_could_have_put_theirs(
             pass
 
 
+@pytest.mark.fault(91)
 async def test_a_write_that_was_cut_off_does_not_keep_it_from_starting(data: Path) -> None:
     config = JobStoreConfig(None, data)
     async with open_job_store(config) as store:
@@ -258,6 +261,7 @@ async def test_a_write_that_was_cut_off_does_not_keep_it_from_starting(data: Pat
         assert await store.redis.get("cut off") is None
 
 
+@pytest.mark.fault(92)
 async def test_one_that_hangs_is_down_and_is_left_alone_until_it_goes_on(
     data: Path, quick: None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -288,6 +292,7 @@ async def test_one_that_hangs_is_left_to_itself_at_the_end(data: Path, quick: No
     await until(lambda: os.waitpid(pid, os.WNOHANG)[0])
 
 
+@pytest.mark.fault(91)
 async def test_a_full_disk_refuses_what_is_new_and_nothing_else_until_there_is_room(
     data: Path, quick: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -374,6 +379,7 @@ async def test_a_machine_without_a_binary_is_told_what_to_set(
             pass
 
 
+@pytest.mark.fault(86)
 async def test_a_folder_that_cannot_be_had_stops_the_start(data: Path) -> None:
     (data / "valkey").write_text("a file")
     with pytest.raises(JobStoreError, match="cannot be used"):

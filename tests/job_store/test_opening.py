@@ -79,6 +79,7 @@ async def test_a_store_is_named_once_in_the_log_when_it_first_answers(
     assert messages(caplog, logging.WARNING) == []
 
 
+@pytest.mark.fault(87)
 async def test_a_store_that_is_away_does_not_delay_the_opening_and_is_met_later(
     server: Valkey, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -126,6 +127,7 @@ async def test_a_store_that_does_not_tell_whether_it_lasts_is_doubted(server: Va
         assert "does not tell" in (await store.durable() or "")
 
 
+@pytest.mark.fault(92)
 async def test_a_store_that_hangs_is_down_within_the_patience_for_any_number_of_callers(
     server: Valkey,
 ) -> None:
@@ -165,6 +167,7 @@ async def test_a_caller_who_is_cancelled_stops_whatever_the_store_was_doing(serv
     raise AssertionError("it never came to an end")
 
 
+@pytest.mark.fault(92)
 async def test_after_a_restart_of_the_store_the_next_command_just_works(server: Valkey) -> None:
     async with open_job_store(config(server.url)) as store:
         await asyncio.gather(*(store.redis.set(f"key{n}", "value") for n in range(20)))
@@ -173,6 +176,7 @@ async def test_after_a_restart_of_the_store_the_next_command_just_works(server: 
         assert await store.redis.get("key1") == b"value"
 
 
+@pytest.mark.fault(92)
 async def test_a_store_without_memory_is_full_until_it_has_some(tmp_path: Path) -> None:
     with valkey(tmp_path, maxmemory="1") as server:
         async with open_job_store(config(server.url)) as store:
@@ -183,6 +187,7 @@ async def test_a_store_without_memory_is_full_until_it_has_some(tmp_path: Path) 
             await write(store)
 
 
+@pytest.mark.fault(92)
 async def test_a_replica_is_down_until_it_is_promoted(server: Valkey) -> None:
     async with open_job_store(config(server.url)) as store:
         await store.redis.execute_command("REPLICAOF", "127.0.0.1", "1")
@@ -192,6 +197,7 @@ async def test_a_replica_is_down_until_it_is_promoted(server: Valkey) -> None:
         await write(store)
 
 
+@pytest.mark.fault(101)
 async def test_a_wrong_password_is_down_and_is_shown_nowhere(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import server.__main__
 from server.__main__ import configure, main, parse
 
 
@@ -100,3 +101,17 @@ def test_a_worker_whose_port_is_taken_ends_with_1(taken: int, capsys: pytest.Cap
     told = capsys.readouterr().err
     assert told.startswith(f"--host, --port: cannot listen on 127.0.0.1:{taken}: ")
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["serve --port 0", "worker"])
+@pytest.mark.fault(86)
+def test_a_data_folder_that_cannot_be_one_ends_with_3(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line that names the settings."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "file"))
+    monkeypatch.setattr(server.__main__, "rest_memory", lambda: None)  # it is for a process of its own
+    assert main(command.split()) == 3
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("DATA_DIR, REDIS_URL: The folder of the embedded job store cannot be used: ")

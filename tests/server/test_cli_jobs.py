@@ -109,6 +109,18 @@ async def end(records: Records, job: Job, error: str | None = None) -> Job:
     )
 
 
+async def running(records: Records) -> Job:
+    """A job that is worked on, with a callback."""
+    job = await make(records, callback=HOOK)
+    await records.claim(job.id, "test")
+    return job
+
+
+async def completed(records: Records) -> Job:
+    """A job that has completed and has no callback."""
+    return await end(records, await make(records))
+
+
 async def known(records: Records, job: Job) -> Job:
     """The job, as it stands now."""
     found = await records.view(job.id)
@@ -192,6 +204,7 @@ def test_list_can_be_json(url: str, jobs: Jobs) -> None:
     assert (told["jobId"], told["status"], told["client"], told["runs"]) == (job.id, "queued", job.client, 0)
 
 
+@pytest.mark.fault(101)
 def test_show_tells_all_of_a_job_but_the_secret_of_its_callback(url: str, jobs: Jobs) -> None:
     """Only where it goes."""
 
@@ -283,6 +296,17 @@ def test_replay_sends_the_same_message_again_whatever_became_of_it(
     assert waiting(url, CALLBACK) == 1
 
 
+@pytest.mark.parametrize("state", [make, running, completed])
+def test_only_an_end_that_has_a_callback_is_owed_again(
+    url: str, state: Callable[[Records], Awaitable[Job]]
+) -> None:
+    """Whoever asks, also between two looks at the job."""
+    job = ask(url, state)
+    before = ask(url, lambda records: known(records, job))
+    assert ask(url, lambda records: records.owe(job.id)) == before
+    assert ask(url, lambda records: records.owe(UNKNOWN)) is None
+
+
 async def test_replay_does_not_wait_for_the_next_attempt(url: str) -> None:
     """That may be due in hours."""
     looks, looked = 0, asyncio.Event()
@@ -305,18 +329,6 @@ async def test_replay_does_not_wait_for_the_next_attempt(url: str) -> None:
                 assert looks == wanted
                 if wanted == 1:
                     assert await asyncio.to_thread(main, ["jobs", "replay", job.id]) == 0
-
-
-async def running(records: Records) -> Job:
-    """A job that is worked on, with a callback."""
-    job = await make(records, callback=HOOK)
-    await records.claim(job.id, "test")
-    return job
-
-
-async def completed(records: Records) -> Job:
-    """A job that has completed and has no callback."""
-    return await end(records, await make(records))
 
 
 @pytest.mark.parametrize(
@@ -351,6 +363,7 @@ def test_a_job_that_there_is_not_is_said(url: str, jobs: Jobs, command: str, job
     assert outcome.err == f"There is no job {job_id!r}.\n"
 
 
+@pytest.mark.fault(101)
 def test_a_store_that_is_away_is_said_without_its_password(
     jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -169,6 +169,7 @@ async def test_a_stack_trace_has_the_lines_of_the_source_and_no_variables(
     assert not any(frame.get("in_app") for frame in frames if frame["module"].startswith("json"))
 
 
+@pytest.mark.fault(101)
 async def test_no_secret_of_a_caller_is_in_an_event(client: Client, ingest: Ingest) -> None:
     """Not from query, path, headers, body or a malformed request id, which the exceptions all quote."""
     headers = {"Authorization": CANARY, "Cookie": f"a={CANARY}", "X-Request-Id": f"{CANARY} {CANARY}"}
@@ -214,6 +215,7 @@ def test_the_text_of_every_error_in_the_log_is_a_constant() -> None:
     assert [(name, ast.unparse(text)) for name, text in calls if not isinstance(text, ast.Constant)] == []
 
 
+@pytest.mark.fault(103)
 async def test_a_storm_of_bugs_is_told_in_part_and_counted(ingest: Ingest) -> None:
     """Sentry hears how many there were beside."""
     async with reporting(ingest.dsn):
@@ -239,6 +241,7 @@ def test_the_allowance_fills_up_with_time_and_never_beyond_its_burst() -> None:
 
 
 @pytest.mark.parametrize("sentry", ["hanging", "absent"])
+@pytest.mark.fault(104)
 async def test_a_sentry_that_is_ill_delays_no_answer_and_is_not_spoken_of(
     client: Client,
     sentry: str,
@@ -299,6 +302,7 @@ def test_a_bad_dsn_stops_the_start_with_2_and_is_not_repeated(
     assert capsys.readouterr().err == "SENTRY_DSN: Must be https://KEY@HOST/PROJECT, as Sentry shows it.\n"
 
 
+@pytest.mark.fault(101)
 def test_a_dsn_is_not_in_the_settings_as_they_are_shown() -> None:
     """It is a secret."""
     settings = load_settings({"SENTRY_DSN": f"https://{CANARY}@example.com/1"})
@@ -343,6 +347,7 @@ async def process(*command: str, cwd: Path, **environ: str) -> AsyncIterator[str
             await child.communicate()
 
 
+@pytest.mark.fault(88)
 async def test_each_worker_reports(ingest: Ingest, tmp_path: Path) -> None:
     """A thread that sends does not survive a fork, so each has its own."""
     off = {"DOWNLOADS": "off", "SENTRY_DSN": ingest.dsn}

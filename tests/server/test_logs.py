@@ -51,7 +51,7 @@ async def test_the_mode_chooses(
     assert [line["status"] for line in lines(caplog)] == seen
 
 
-@pytest.mark.fault(31)
+@pytest.mark.fault(31, 101)
 async def test_no_secret_reaches_the_log(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     """Not from headers, query or body; a malformed request id is not repeated either."""
     caplog.set_level(logging.DEBUG)

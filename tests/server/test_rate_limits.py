@@ -165,6 +165,7 @@ async def test_a_window_has_no_seam_at_which_more_than_the_limit_passes(
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
+@pytest.mark.fault(100)
 async def test_a_clock_that_is_put_by_an_hour_keeps_nobody_out(
     workers: list[RateLimiter], monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
@@ -206,6 +207,7 @@ async def test_a_store_that_is_killed_is_done_without_until_it_is_back(
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
+@pytest.mark.fault(92)
 async def test_a_store_that_hangs_costs_its_bound_once(
     fragile: Valkey, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -446,6 +448,7 @@ async def test_a_browser_that_asks_beforehand_is_not_counted(workers: list[RateL
         assert (await found.get("/v1/page"))[1]["RateLimit-Remaining"] == "99"
 
 
+@pytest.mark.fault(33)
 async def test_ten_thousand_invented_origins_make_no_difference(workers: list[RateLimiter]) -> None:
     stranger, proxied = Clients(parse_networks("10.0.0.1")), Clients(parse_networks("10.0.0.1"))
     named: Counter[str] = Counter()

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
@@ -118,6 +119,7 @@ async def test_whoever_is_asked_tells_for_all(tmp_path: Path) -> None:
         assert not folder.bell(2).exists()
 
 
+@pytest.mark.fault(105)
 async def test_the_last_values_of_a_silent_worker_are_told(tmp_path: Path) -> None:
     """One that hangs is waited for half a second, counted as silent, and none of its counters goes down."""
     folder = Folder(tmp_path)
@@ -133,6 +135,7 @@ async def test_the_last_values_of_a_silent_worker_are_told(tmp_path: Path) -> No
     assert b'hedgerow_workers{state="silent"} 1.0\n' in text
 
 
+@pytest.mark.fault(105)
 async def test_a_killed_worker_leaves_its_bell_and_its_counters(tmp_path: Path) -> None:
     """Nobody answers behind the socket, so its gauges are gone; what it told last is kept."""
     folder = Folder(tmp_path)

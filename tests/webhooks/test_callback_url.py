@@ -32,11 +32,13 @@ def test_the_list_is_long_and_nothing_stands_in_it_twice() -> None:
 
 
 @pytest.mark.parametrize("text", TRICKS, ids=lambda text: ascii(text)[:60])
+@pytest.mark.fault(98)
 def test_no_trick_is_registered(text: str) -> None:
     """Even where http and the port are allowed."""
     assert denial(text.replace("PORT", str(PORT)), guard_for(PORT)) == DENIED
 
 
+@pytest.mark.fault(98)
 def test_no_spelling_of_a_private_address_is_registered() -> None:
     """Every one of them, with the same words."""
     guard = guard_for(PORT)

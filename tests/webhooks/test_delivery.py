@@ -79,6 +79,7 @@ class TestStatuses:
     """Only 2xx is success."""
 
     @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+    @pytest.mark.fault(97)
     async def test_2xx_is_success(self, status: int) -> None:
         """All of them."""
         assert await outcome_of(says(status)) == Delivered(status)
@@ -86,16 +87,19 @@ class TestStatuses:
     @pytest.mark.parametrize(
         "status", [300, 301, 302, 304, 307, 308, 400, 401, 404, 409, 418, 429, 500, 502, 503, 504, 599]
     )
+    @pytest.mark.fault(97)
     async def test_everything_else_is_tried_again(self, status: int) -> None:
         """A redirect too, which nobody follows."""
         outcome = await outcome_of(says(status, "Location: /elsewhere"))
         assert outcome == Retry("http_error", f"The receiver answered {status}.")
 
+    @pytest.mark.fault(97)
     async def test_410_is_the_end(self) -> None:
         """The receiver wants no more."""
         assert await outcome_of(says(410)) == Disabled()
 
     @pytest.mark.parametrize("status", [429, 503])
+    @pytest.mark.fault(97)
     async def test_a_receiver_that_asks_for_a_pause_gets_it(self, status: int) -> None:
         """In seconds, or as a date."""
         dated = f"Retry-After: {formatdate(NOW + 90, usegmt=True)}"
@@ -157,6 +161,7 @@ class TestFaults:
         ],
         ids=["closes", "resets", "resets in the head", "speaks SSH", "endless header", "endless interim"],
     )
+    @pytest.mark.fault(97)
     async def test_an_answer_that_is_none_is_tried_again(self, script: Script, reason: str) -> None:
         """With a word on why."""
         outcome = await outcome_of(*script)
@@ -172,11 +177,13 @@ class TestFaults:
             outcome = await deliver(message(f"http://{HERE}:{port}/"), SECRETS, session, lambda: NOW)
         assert outcome == Retry("connect_error", "The receiver could not be reached.")
 
+    @pytest.mark.fault(97)
     async def test_silence_is_tried_again(self) -> None:
         """After the whole time is over."""
         outcome = await outcome_of(hang(), total=0.05)
         assert outcome == Retry("timeout", "The receiver did not answer in time.")
 
+    @pytest.mark.fault(97)
     async def test_a_body_that_never_ends_is_not_read(self) -> None:
         """It said 200: that is all we want to know. Memory is bounded, and so is what we take."""
         sent = 0
@@ -219,6 +226,7 @@ class TestCertificates:
         assert await self.attempt(server, authority.believer()) == Delivered(200)
 
     @pytest.mark.parametrize("ill", ["another name", "out of date", "self-signed", "unknown authority"])
+    @pytest.mark.fault(97)
     async def test_a_bad_certificate_is_not(self, ill: str, authority: Authority) -> None:
         """Nothing is sent, and it is tried again: certificates get renewed."""
         server = authority.server(
@@ -242,6 +250,7 @@ class TestRefusals:
         async with open_guarded_session(guard_for(8443), resolver=resolver) as session:
             return await deliver(message(url), SECRETS, session, lambda: NOW)
 
+    @pytest.mark.fault(98)
     async def test_every_refusal_reads_the_same(self) -> None:
         """Registered wrongly, private, unknown: the owner of the job learns nothing about our network."""
         refused = [

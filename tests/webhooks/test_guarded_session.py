@@ -41,6 +41,7 @@ async def post(session: GuardedSession, url: str) -> Heard:
 class TestTheList:
     """The whole list of addresses and tricks, with traps on loopback and an eye on every dialling."""
 
+    @pytest.mark.fault(98)
     async def test_nothing_on_it_is_dialled(self, dialled: Dialled) -> None:
         """All of it is denied before anything happens, the name server is not even asked."""
         resolver = FakeResolver(lambda number: [HERE])
@@ -129,6 +130,7 @@ class TestNames:
         heard, hosts, reached, sprung = await self.call(zone, dialled)
         assert (heard, hosts, reached, sprung) == ([Reply(200)] * 3, [HERE] * 3, 3, 0)
 
+    @pytest.mark.fault(98)
     async def test_a_name_that_changes_after_it_was_good_is_not_followed(self, dialled: Dialled) -> None:
         """Rebinding: the address that is checked is the address that is dialled, each time anew."""
         heard, hosts, reached, sprung = await self.call([[HERE], [TRAPPED], [HERE]], dialled)
@@ -215,6 +217,7 @@ class TestWhatIsLeftBehind:
                 heard = [await post(session, url) for _ in range(2)]
             return heard, receiver
 
+    @pytest.mark.fault(98)
     async def test_no_redirect_is_followed(self, dialled: Dialled) -> None:
         """Not even looked at."""
         async with trap(TRAPPED) as trapped:

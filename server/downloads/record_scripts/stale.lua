@@ -1,5 +1,5 @@
--- Jobs that owe something and gave no sign of life since a time. A sign that lies in the future is one of
--- before the clock was put back: it counts as of now.
+-- Jobs that owe something and gave no sign of life since a time; that they are told of counts as one. A sign
+-- that lies in the future is one of before the clock was put back: it counts as of now.
 local before, limit = unpack(ARGV, 7)
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', OPEN, '(' .. NOW, '+inf', 'LIMIT', 0, 1000)) do
   redis.call('ZADD', OPEN, NOW, id)
@@ -9,6 +9,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', OPEN, '-inf', '(' .. before, 'LI
   local job = read(key('record', id), {'state', 'callback', 'callback_state'})
   if job and owes(job) then
     found[#found + 1] = id
+    redis.call('ZADD', OPEN, NOW, id)
   else
     redis.call('ZREM', OPEN, id)
   end

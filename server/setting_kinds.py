@@ -1,0 +1,113 @@
+"""The kinds of values that settings have, and what must hold for them, in the words of whoever sets them."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from marshmallow import ValidationError
+from marshmallow import fields as f
+from marshmallow.validate import Range
+
+from server.clients import Network, parse_networks
+from server.webhooks.signing import AT_ONCE, check_secret
+from upstream.simulator.latency import parse_latency
+
+
+class Milliseconds(f.Integer):
+    """Whole milliseconds outside, seconds inside."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        whole = super()._deserialize(value, attr, data, **kwargs)
+        return None if whole is None else whole / 1000
+
+    def _validate(self, value: Any) -> None:
+        super()._validate(None if value is None else round(value * 1000))
+
+
+class Words(f.Field[tuple[str, ...]]):
+    """A list, separated by commas."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
+        words = tuple(word.strip() for word in value.split(",") if word.strip())
+        if not words:
+            raise ValidationError("Must name at least one.")
+        return words
+
+
+class Switch(f.Boolean):
+    """``on`` or ``off``."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(truthy={"on"}, falsy={"off"}, **kwargs)
+        self.error_messages["invalid"] = "Must be on or off."
+
+
+class Truth(f.Boolean):
+    """``true`` or ``false``, as the variables of S3 and of the delay have always been written."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(truthy={"true", "1", "on"}, falsy={"false", "0", "off"}, **kwargs)
+        self.error_messages["invalid"] = "Must be true or false."
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        return super()._deserialize(value.lower(), attr, data, **kwargs)
+
+
+class Networks(f.Field[tuple[Network, ...]]):
+    """Addresses and networks, separated by commas."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Network, ...]:
+        try:
+            return parse_networks(value)
+        except ValueError as error:
+            raise ValidationError(str(error)) from error
+
+
+class Workers(f.Integer):
+    """A whole number, or ``auto``: as many as there are cores that we may run on."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        return super()._deserialize(cores() if value == "auto" else value, attr, data, **kwargs)
+
+
+def cores() -> int:
+    """How many we may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def latency(value: str) -> None:
+    """Must be a latency of the simulator."""
+    try:
+        parse_latency(value)
+    except ValueError as error:
+        raise ValidationError(str(error)) from error
+
+
+def url(value: str) -> None:
+    """Must be the URL of a host."""
+    if not re.fullmatch(r"https?://[^/?#@\s]+/?", value):
+        raise ValidationError("Must be http:// or https://, and a host.")
+
+
+def redis_url(value: str) -> None:
+    """Must be a URL that a job store may have."""
+    if not re.match(r"(rediss?|unix)://\S+$", value):
+        raise ValidationError("Must begin with redis://, rediss:// or unix://.")
+
+
+def secret(value: tuple[str, ...]) -> None:
+    """Must be one or two that webhooks can be signed with."""
+    if len(value) > AT_ONCE:
+        raise ValidationError(f"Must be at most {AT_ONCE}.")
+    for one in value:
+        try:
+            check_secret(one)
+        except ValueError as error:
+            raise ValidationError(str(error)) from error
+
+
+def share(name: str, default: float, what: str) -> f.Float:
+    """A number from 0 to 1."""
+    return f.Float(data_key=name, load_default=default, validate=Range(0, 1), metadata={"description": what})
