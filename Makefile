@@ -5,7 +5,7 @@ VENV   ?= .venv
 PEERS_VENV ?= .venv-peers
 PIP     = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint types docs bench lock format clean help
+.PHONY: run test system kills lint types docs bench lock format clean help
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z]*\):.*##/make \1 \t/p' $(MAKEFILE_LIST)
@@ -13,8 +13,14 @@ help:  ## what there is to make
 run: $(VENV)/run  ## the server on http://localhost:8000
 	$(VENV)/bin/python -m server $(ARGS)
 
-test: $(VENV)/dev  ## the whole test suite
-	$(VENV)/bin/python -m pytest -n auto $(ARGS)
+test: $(VENV)/dev  ## the whole test suite, but for what `system` tests
+	$(VENV)/bin/python -m pytest -n auto -m "not system" $(ARGS)
+
+system: $(VENV)/dev  ## with nginx, Chromium and Redis, which have to be installed
+	$(VENV)/bin/python -m pytest -n auto -m system $(ARGS)
+
+kills: $(VENV)/dev  ## kill -9 of servers, workers and stores, 200 times each (ARGS="--kills 20 --store redis")
+	$(VENV)/bin/python -m tests.kills $(ARGS)
 
 lint: $(VENV)/dev  ## style and likely bugs
 	$(VENV)/bin/ruff check .

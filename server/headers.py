@@ -16,7 +16,7 @@ SECURITY = {
 }
 EXPOSED = (
     "X-Request-Id, RateLimit-Policy, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After, "
-    "Location, Server-Timing, traceparent"
+    "Location, Preference-Applied, Server-Timing, traceparent"
 )
 ALLOWED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 ALLOWED_HEADERS = (

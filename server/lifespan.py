@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
@@ -141,7 +142,7 @@ def resources(
                         clock,
                         rng,
                         Metrics(telemetry.registry),
-                        listens=[(settings.host, settings.port)],
+                        listens=_addresses(settings),
                         work=settings.download_workers,
                         policy=trial.policy,
                         step=trial.step,
@@ -158,6 +159,12 @@ def resources(
             yield
 
     return context
+
+
+def _addresses(settings: Settings) -> list[tuple[str, int]]:
+    """Where we listen, in numbers: HOST may be a name."""
+    found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
+    return [(str(where[0]), int(where[1])) for *_, where in found]
 
 
 def _limits(settings: Settings) -> PoolLimits:

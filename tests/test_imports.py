@@ -14,7 +14,13 @@ ROOMS = ("strategies", "upstream", "server")
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 WEB = ("aiohttp.web", "aiohttp.typedefs")
 """The half of aiohttp that serves."""
-BOTH = ("aiohttp.http_exceptions", "aiohttp.HttpVersion", "aiohttp.EMPTY_PAYLOAD", "aiohttp.StreamReader")
+BOTH = (
+    "aiohttp.abc",
+    "aiohttp.http_exceptions",
+    "aiohttp.HttpVersion",
+    "aiohttp.EMPTY_PAYLOAD",
+    "aiohttp.StreamReader",
+)
 """What both halves are made of."""
 
 

@@ -39,6 +39,8 @@ CONNECTIONS = 1000
 """Those of one queue, at most: beyond it the library fails and does not wait. Left alone, from 100 on."""
 RESTART = 1.0
 """Seconds before the work is taken up again after the job store failed."""
+LETTING_GO = 3.0
+"""Seconds that a worker has to hand over before what it waits for is given up, one thing after the other."""
 AFTER_A_BUG = 5.0
 """Seconds before a job is looked at again that has met one."""
 REMEMBERED = 3600.0
@@ -192,7 +194,8 @@ async def working(queue: Queue, places: int) -> AsyncIterator[None]:
             yield
         finally:
             task.cancel()
-            await asyncio.wait([task])
+            while (await asyncio.wait([task], timeout=LETTING_GO))[1]:
+                task.cancel()  # a store that hangs keeps it, one answer after the other
 
 
 async def _keep_working(worker: Worker) -> None:

@@ -114,9 +114,10 @@ class DownloadHandlers:
                 await self._service().feed.ended(job, min(wish.wait, self._limits.wait))
                 job = await self._latest(job)
         if job.state in ENDED:
-            return _json(documents.status(job), 200, _applied(wish))
+            return _json(documents.status(job), 200, self._applied(wish, 200))
         later = {"Location": documents.links(job.id)["status"]} if wish.respond_async else {}
-        return _json(documents.accepted(job), 202 if later else 200, {**later, **_applied(wish)})
+        status = 202 if later else 200
+        return _json(documents.accepted(job), status, {**later, **self._applied(wish, status)})
 
     async def start(self, request: web.Request) -> web.Response:
         """The old blocking call: one file, waited for. The job goes on when the wait is over."""
@@ -133,10 +134,10 @@ class DownloadHandlers:
                 await self._service().feed.ended(job, left)
                 job = await self._latest(job)
             if job.state in ENDED:
-                return _json(await self._started(request, job), 200, _applied(wish))
+                return _json(await self._started(request, job), 200, self._applied(wish, 200))
         where = documents.links(job.id)["status"]
         if wish.respond_async:
-            return _json(documents.accepted(job), 202, {"Location": where, **_applied(wish)})
+            return _json(documents.accepted(job), 202, {"Location": where, **self._applied(wish, 202)})
         raise Problem(
             504,
             "timeout",
@@ -235,6 +236,8 @@ class DownloadHandlers:
                 raise Problem(
                     409, f"job_{job.state.value}", "The job has ended already.", jobStatus=job.state.value
                 )
+            if asked.state not in ENDED:
+                service.metrics.ended(job.state, (job.ended or job.created) - job.created)
             await service.jobs.drop(job.id)
             if job.callback is not None and not job.callback.settled:
                 await service.callbacks.put(job.id, job.client)
@@ -324,6 +327,12 @@ class DownloadHandlers:
         url = await self._service().objects.url(object_key(file_id), self._limits.link, f"{file_id}.zip")
         return f"{request.scheme}://{request.host}{url}" if url.startswith("/") else url
 
+    def _applied(self, wish: Prefer, status: int) -> Mapping[str, str]:
+        """What was followed of *wish* by an answer of that *status*."""
+        wait = None if wish.wait is None else min(wish.wait, self._limits.wait)
+        told = applied(respond_async=status == 202, wait=wait)
+        return {"Preference-Applied": told} if told else {}
+
     def _require_result(self, job: Job) -> None:
         told: dict[str, Any] = {"jobStatus": job.state.value, "jobId": job.id}
         if job.state is JobState.EXPIRED:
@@ -386,11 +395,6 @@ def _states(text: str) -> frozenset[JobState]:
 
 def _unknown() -> Problem:
     return Problem(404, "not_found", "There is no such job.")
-
-
-def _applied(wish: Prefer) -> Mapping[str, str]:
-    told = applied(respond_async=wish.respond_async, wait=wish.wait)
-    return {"Preference-Applied": told} if told else {}
 
 
 def _json(

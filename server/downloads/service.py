@@ -31,7 +31,7 @@ from server.downloads.signed_urls import UrlSigner, load_secret
 from server.downloads.source import NoSuchFile, Source, SourceFailed, store_file
 from server.downloads.sse import Streams
 from server.downloads.work import Failed, Progress, Worker
-from server.job_store.opening import JobStore, JobStoreConfig, open_job_store
+from server.job_store.opening import JobStore, JobStoreConfig, JobStoreError, open_job_store
 from server.settings import Settings
 from server.webhooks.signing import check_secret, new_secret
 from strategies import Strategy, value
@@ -96,6 +96,7 @@ async def open_downloads(
     data = Path(settings.data_dir)
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_job_store(JobStoreConfig(settings.redis_url, data)))
+        _make(data)
         records = Records(
             store.redis, clock, keep=settings.download_keep, most_open=settings.download_open_jobs_per_client
         )
@@ -181,13 +182,19 @@ async def _objects(
     return await stack.enter_async_context(open_s3_objects(config, clock)), None
 
 
+def _make(data: Path) -> None:
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise JobStoreError(f"The data folder cannot be used: {error.strerror}.") from error
+
+
 def _webhook_secrets(settings: Settings, data: Path) -> Sequence[str]:
     """Those that are set, or one that is made once and kept."""
     if settings.webhook_secrets:
         return settings.webhook_secrets
     path = data / "webhook-secret"
     if not path.exists():
-        data.mkdir(parents=True, exist_ok=True)
         made = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # a killed one may have left its own
         with open(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="ascii") as file:
             file.write(new_secret())

@@ -74,7 +74,7 @@ class DownloadSettingsSchema(Schema):
         validate=url,
         metadata={
             "description": "Our own URL as clients reach it, for links to objects in ``DATA_DIR``; unset: "
-            "links are paths."
+            "the address that the caller used, which is not https where a proxy ends TLS."
         },
     )
     download_delay_enabled = Truth(

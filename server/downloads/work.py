@@ -28,6 +28,8 @@ MOST_DEATHS = 10
 MOST_LOOKS = 200
 """Looks that find the object store away before the job fails: an hour and a half, with the pauses between."""
 LONGEST_PAUSE = 30.0
+PROGRESS = 0.5
+"""Seconds between two reports on a file, at least: nobody can see more, and each is written to the disk."""
 RENEWAL = 5.0
 """Seconds between signs of life."""
 MOST_MISSED = 3
@@ -205,10 +207,14 @@ class Worker:
         file = replace(file, state=FileState.RUNNING, percent=0, attempts=file.attempts + 1)
         await self._records.update(job.id, run, file)
 
+        told = -PROGRESS
+
         async def progress(done: int, total: int) -> None:
-            nonlocal file
+            nonlocal file, told
             percent = min(done * 100 // max(total, 1), 99)  # the hundredth is for its being stored
-            if percent > file.percent or total != file.size:
+            now = self._clock()
+            if (percent > file.percent or total != file.size) and abs(now - told) >= PROGRESS:
+                told = now
                 file = replace(file, percent=percent, size=total)
                 self._step("progress")
                 with suppress(JobStoreError):  # worth no more than the next one

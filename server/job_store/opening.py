@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,10 @@ IDLE = 15.0
 NOT_APPENDING = (
     "It does not write an append-only file: jobs that were accepted are lost when it stops. "
     "Set 'appendonly yes' there."
+)
+LATE = (
+    "Its appendfsync is '{}': a job that was accepted in the last two seconds may be lost when it is killed. "
+    "Set 'appendfsync always' there."
 )
 EVICTING = (
     "Its maxmemory-policy is '{}': it throws away jobs that were accepted when its memory is full. "
@@ -139,7 +143,11 @@ class JobStore:
                 found = await self.redis.info("everything")
             except ResponseError:
                 return UNKNOWN
-        return _doubt(str(found.get("aof_enabled", "")), str(found.get("maxmemory_policy", "noeviction")))
+            flushes = "always"
+            with suppress(ResponseError):  # managed stores forbid it, and have their own word on it
+                flushes = (await self.redis.config_get("appendfsync")).get("appendfsync") or flushes
+        told = _doubt(str(found.get("aof_enabled", "")), str(found.get("maxmemory_policy", "noeviction")))
+        return LATE.format(flushes) if told is None and flushes != "always" else told
 
 
 @asynccontextmanager

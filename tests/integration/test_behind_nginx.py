@@ -24,6 +24,8 @@ from tests.job_store.stores import Valkey, valkey
 from tests.server.raw import until
 from upstream.simulator.files import archive
 
+pytestmark = pytest.mark.system
+
 TIMEOUT = 1.0
 """Seconds that nginx waits for the next bytes of an answer; 30 in the example."""
 SEVERAL = 3.3

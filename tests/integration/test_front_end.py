@@ -25,6 +25,8 @@ from tests.job_store.stores import Valkey, valkey
 from tests.server.raw import until
 from upstream.simulator.files import archive
 
+pytestmark = pytest.mark.system
+
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 TEXTS = "[...document.querySelectorAll('[role=status]')].map((one) => one.textContent)"
 LINKS = "[...document.links].map((one) => one.href)"

@@ -109,6 +109,7 @@ async def well(store: JobStore) -> int:
     async with asyncio.timeout(SOON):
         while True:
             try:
+                await store.check()  # it tells of itself while it still reads its files
                 with job_store_errors():
                     return int((await store.redis.info("server"))["process_id"])
             except JobStoreError:

@@ -30,7 +30,7 @@ SOON = 10.0
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Valkey]:
     """A Valkey as an operator would have it."""
-    with valkey(tmp_path / "valkey") as one:
+    with valkey(tmp_path / "valkey", appendfsync="always") as one:
         yield one
 
 
@@ -103,13 +103,17 @@ async def test_a_store_that_is_away_does_not_delay_the_opening_and_is_met_later(
 
 @pytest.mark.parametrize(
     ("settings", "word"),
-    [({"appendonly": "no"}, "appendonly yes"), ({"maxmemory_policy": "allkeys-lru"}, "noeviction")],
+    [
+        ({"appendonly": "no"}, "appendonly yes"),
+        ({"appendfsync": "everysec"}, "appendfsync always"),
+        ({"maxmemory_policy": "allkeys-lru"}, "noeviction"),
+    ],
 )
 async def test_a_store_that_may_lose_jobs_is_warned_of_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, settings: dict[str, str], word: str
 ) -> None:
     caplog.set_level(logging.INFO)
-    with valkey(tmp_path, **settings) as server:
+    with valkey(tmp_path, **{"appendfsync": "always", **settings}) as server:
         async with open_job_store(config(server.url)) as store:
             await met(caplog)
             assert word in (await store.durable() or "")

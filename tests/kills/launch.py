@@ -79,7 +79,8 @@ class Pace:
 
 
 REAL = Pace()
-BRISK = Pace(redelivery=1.0, silent=6.0, every=1.0)
+BRISK = Pace(redelivery=1.0, silent=6.0, every=1.0, deaths=100)
+"""Kills come as often as redelivery then, so a job may meet ten of them and be innocent."""
 
 
 @value

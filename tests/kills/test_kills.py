@@ -11,7 +11,7 @@ from tests.kills.chaos import gone_on_after, run
 from tests.kills.launch import BRISK, STEPS, Pace
 from tests.kills.site import site, start_all
 
-pytestmark = pytest.mark.kills
+pytestmark = [pytest.mark.kills, pytest.mark.system]
 
 DOCS = Path(__file__).parents[2] / "docs/reference/durability.rst"
 ELSEWHERE = 15.0

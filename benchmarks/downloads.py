@@ -1,0 +1,265 @@
+"""``python -m benchmarks.downloads``: what downloads cost, and what they do to the rest of the server.
+
+One server on a core of its own, the callers on another: how long ``initiate`` takes with many callers; how
+long a thousand jobs of a second take, beside the ideal; what ``/api/first`` takes before them and while they
+run; and how late events reach two thousand streams. Job store and objects are the embedded ones, rate limits
+are on and out of the way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import aiohttp
+import uvloop
+
+from benchmarks.processes import (
+    QUIET,
+    RESULTS,
+    BenchmarkError,
+    Process,
+    assign_cores,
+    end_on_sigterm,
+    free_port,
+    pin,
+    python,
+)
+
+CALLERS = 100
+JOBS, PLACES, SECONDS = 1000, 100, 1.0
+"""Jobs, how many the server works on at a time, and how long each takes."""
+STREAMS, FOLLOWED, PER_SECOND = 2000, 100, 1.0
+"""Streams, the jobs that they follow, and events of each job a second."""
+API = "/api/first?timeout=1000"
+FILE = 70_000
+
+
+def server(core: int | None, folder: str, seconds: float, places: int) -> tuple[str, Process]:
+    """A server whose files take so many *seconds*, and that works on *places* jobs at a time; its address."""
+    url = f"http://127.0.0.1:{free_port()}"
+    environ = {
+        **QUIET,
+        "PORT": url.rpartition(":")[2],
+        "DATA_DIR": folder,
+        "DOWNLOAD_DELAY_MIN_MS": str(round(seconds * 1000)),
+        "DOWNLOAD_DELAY_MAX_MS": str(round(seconds * 1000)),
+        "DOWNLOAD_JOBS": str(places),
+        "DOWNLOAD_JOBS_PER_CLIENT": str(places),
+        "DOWNLOAD_OPEN_JOBS_PER_CLIENT": "100000",
+        "RATE_LIMIT_MAX_REQUESTS": "1000000",
+        "SSE_STREAMS_PER_CLIENT": "5000",
+        "SIMULATOR_LATENCY": "constant:20",
+        "SIMULATOR_FAILURE": "0",
+        "SIMULATOR_INVALID": "0",
+        "SIMULATOR_HANG": "0",
+    }
+    process = Process(python("server"), "downloads-server", environ, core)
+    process.wait_for(f"{url}/ready", within=30.0)
+    return url, process
+
+
+@contextlib.asynccontextmanager
+async def site(
+    core: int | None, seconds: float, places: int = PLACES
+) -> AsyncIterator[tuple[str, aiohttp.ClientSession, Process]]:
+    """A server and a session of callers."""
+    with tempfile.TemporaryDirectory() as folder:
+        url, process = server(core, folder, seconds, places)
+        try:
+            connector = aiohttp.TCPConnector(limit=0)
+            async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout()) as session:
+                yield url, session, process
+        finally:
+            process.stop()
+
+
+async def initiate(session: aiohttp.ClientSession, url: str) -> str:
+    """A new job of one file; its id."""
+    async with session.post(f"{url}/v1/download/initiate", json={"file_ids": [FILE]}) as answer:
+        if answer.status != 200:
+            raise BenchmarkError(f"initiate: {answer.status} {await answer.text()}")
+        told = await answer.json()
+        return str(told["jobId"])
+
+
+async def many(session: aiohttp.ClientSession, url: str, number: int) -> list[str]:
+    """So many jobs, from `CALLERS` at a time; their ids."""
+    gate = asyncio.Semaphore(CALLERS)
+
+    async def one() -> str:
+        async with gate:
+            return await initiate(session, url)
+
+    return await asyncio.gather(*(one() for _ in range(number)))
+
+
+async def timed(act: Callable[[], Awaitable[object]]) -> float:
+    """Milliseconds that *act* takes."""
+    began = time.perf_counter()
+    await act()
+    return (time.perf_counter() - began) * 1000
+
+
+async def hammer(act: Callable[[], Awaitable[object]], callers: int, seconds: float) -> list[float]:
+    """Milliseconds of each of the calls that so many *callers* make, each one after the other."""
+    until = time.perf_counter() + seconds
+    took: list[float] = []
+
+    async def caller() -> None:
+        while time.perf_counter() < until:
+            took.append(await timed(act))
+
+    await asyncio.gather(*(caller() for _ in range(callers)))
+    return took
+
+
+async def get(session: aiohttp.ClientSession, address: str, refused: list[int]) -> None:
+    """A call of which the answer is read; *refused* gets the status if it is not 200."""
+    async with session.get(address) as answer:
+        await answer.read()
+        if answer.status != 200:
+            refused.append(answer.status)
+
+
+async def of_initiate(core: int | None, seconds: float) -> dict[str, float]:
+    """How long it takes with `CALLERS` callers; the jobs themselves are never begun in that time."""
+    async with site(core, 600.0) as (url, session, process):
+        await initiate(session, url)
+        before = process.cpu_seconds()
+        took = await hammer(lambda: initiate(session, url), CALLERS, seconds)
+        cpu = process.cpu_seconds() - before
+    return {**spread(took), "per_second": len(took) / seconds, "cpu_ms_each": cpu / len(took) * 1000}
+
+
+async def of_jobs(core: int | None) -> dict[str, float]:
+    """How long `JOBS` of them take, `PLACES` at a time."""
+    async with site(core, SECONDS, PLACES) as (url, session, process):
+        await initiate(session, url)
+        before, began = process.cpu_seconds(), time.perf_counter()
+        ids = await many(session, url, JOBS)
+        accepted = time.perf_counter() - began
+        failed = await all_ended(session, url, ids)
+        took, cpu = time.perf_counter() - began, process.cpu_seconds() - before
+        peak = process.memory_mb()[1]
+    ideal = JOBS / PLACES * SECONDS
+    return {
+        "accepted_s": accepted,
+        "took_s": took,
+        "to_ideal": took / ideal,
+        "cpu_ms_each": cpu / JOBS * 1000,
+        "failed": failed,
+        "peak_mb": peak,
+    }
+
+
+async def of_api(core: int | None) -> dict[str, float]:
+    """What `API` takes for 20 callers, alone, and while `JOBS` jobs of a minute are all under way."""
+    async with site(core, 60.0, JOBS) as (url, session, process):
+        refused: list[int] = []
+        alone = await hammer(lambda: get(session, url + API, refused), 20, 8.0)
+        await many(session, url, JOBS)
+        await asyncio.sleep(3.0)
+        before = process.cpu_seconds()
+        await asyncio.sleep(5.0)
+        core_of_jobs = (process.cpu_seconds() - before) / 5.0
+        refused.clear()
+        beside = await hammer(lambda: get(session, url + API, refused), 20, 8.0)
+    return {
+        **{f"alone_{name}": number for name, number in spread(alone).items()},
+        **{f"beside_{name}": number for name, number in spread(beside).items()},
+        "refused": len(refused),
+        "core_of_jobs": core_of_jobs,
+    }
+
+
+async def all_ended(session: aiohttp.ClientSession, url: str, ids: list[str]) -> int:
+    """Wait until all jobs have ended, by asking for the last ones; how many did not complete."""
+    failed = 0
+    for job_id in reversed(ids):
+        while True:
+            async with session.get(f"{url}/v1/download/status/{job_id}") as answer:
+                told = await answer.json()
+            if told["endedAt"]:
+                failed += told["status"] != "completed"
+                break
+            await asyncio.sleep(0.2)
+    return failed
+
+
+async def of_streams(core: int | None) -> dict[str, float]:
+    """How late events reach `STREAMS` streams, by the time in their ids."""
+    late: list[float] = []
+    ends = 0
+
+    async def follow(session: aiohttp.ClientSession, address: str) -> None:
+        nonlocal ends
+        async with session.get(address) as answer:
+            async for line in answer.content:
+                if line.startswith(b"id: "):
+                    late.append(time.time() * 1000 - int(line[4:].partition(b"-")[0]))
+                elif line.startswith(b"event: completed"):
+                    ends += 1
+
+    async with site(core, 10 / PER_SECOND) as (url, session, process):
+        ids = await many(session, url, FOLLOWED)
+        following = [
+            asyncio.create_task(follow(session, f"{url}/v1/download/subscribe/{ids[number % FOLLOWED]}"))
+            for number in range(STREAMS)
+        ]
+        await asyncio.sleep(3.0)  # those who come late are told what was: that is not late
+        late.clear()
+        before, began = process.cpu_seconds(), time.perf_counter()
+        await asyncio.gather(*following)
+        cpu, took = process.cpu_seconds() - before, time.perf_counter() - began
+        peak = process.memory_mb()[1]
+    return {
+        **spread(late),
+        "events": len(late),
+        "core": cpu / took,
+        "streams_ended": ends,
+        "peak_mb": peak,
+    }
+
+
+def spread(took: list[float]) -> dict[str, float]:
+    """Median and tail, in milliseconds."""
+    cuts = statistics.quantiles(took, n=100)
+    return {"p50_ms": cuts[49], "p99_ms": cuts[98], "max_ms": max(took)}
+
+
+def main() -> None:
+    """Measure, print, and keep the figures in ``benchmarks/.results/downloads.json``."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.downloads", description=__doc__)
+    parser.add_argument("sections", nargs="*", help="initiate, jobs, api, streams; all if none is named")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of initiating (%(default)s)")
+    arguments = parser.parse_args()
+    end_on_sigterm()
+    cores = assign_cores()
+    pin(cores.load)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        found = {}
+        for name, measure in {
+            "initiate": partial(of_initiate, seconds=arguments.seconds),
+            "jobs": of_jobs,
+            "api": of_api,
+            "streams": of_streams,
+        }.items():
+            if not arguments.sections or name in arguments.sections:
+                found[name] = numbers = runner.run(measure(cores.server))
+                print(name)
+                for number, what in numbers.items():
+                    print(f"  {number:22} {what:10.2f}", flush=True)
+    Path(RESULTS / "downloads.json").write_text(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
