@@ -12,10 +12,11 @@ import argparse
 import asyncio
 import contextlib
 import json
+import random
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from benchmarks.processes import (
     QUIET,
     RESULTS,
     BenchmarkError,
+    Cores,
     Process,
     assign_cores,
     end_on_sigterm,
@@ -35,15 +37,16 @@ from benchmarks.processes import (
 )
 
 CALLERS = 100
-JOBS, PLACES, SECONDS = 1000, 100, 1.0
+JOBS, PLACES, SECONDS = 1000, 20, 1.0
 """Jobs, how many the server works on at a time, and how long each takes."""
-STREAMS, FOLLOWED, PER_SECOND = 2000, 100, 1.0
-"""Streams, the jobs that they follow, and events of each job a second."""
+STREAMS, FOLLOWED, FILE_SECONDS = 2000, 100, 30.0
+"""Streams, the jobs that they follow, and how long each file takes, of which a report comes ten times."""
 API = "/api/first?timeout=1000"
-FILE = 70_000
+FILES = (70_000, 70_007, 70_014)
+"""Three at once: an event of each job a second."""
 
 
-def server(core: int | None, folder: str, seconds: float, places: int) -> tuple[str, Process]:
+def server(cores: Cores, folder: str, seconds: float, places: int) -> tuple[str, Process]:
     """A server whose files take so many *seconds*, and that works on *places* jobs at a time; its address."""
     url = f"http://127.0.0.1:{free_port()}"
     environ = {
@@ -53,7 +56,7 @@ def server(core: int | None, folder: str, seconds: float, places: int) -> tuple[
         "DOWNLOAD_DELAY_MIN_MS": str(round(seconds * 1000)),
         "DOWNLOAD_DELAY_MAX_MS": str(round(seconds * 1000)),
         "DOWNLOAD_JOBS": str(places),
-        "DOWNLOAD_JOBS_PER_CLIENT": str(places),
+        "DOWNLOAD_JOBS_PER_CLIENT": "10000",
         "DOWNLOAD_OPEN_JOBS_PER_CLIENT": "100000",
         "RATE_LIMIT_MAX_REQUESTS": "1000000",
         "SSE_STREAMS_PER_CLIENT": "5000",
@@ -62,18 +65,20 @@ def server(core: int | None, folder: str, seconds: float, places: int) -> tuple[
         "SIMULATOR_INVALID": "0",
         "SIMULATOR_HANG": "0",
     }
-    process = Process(python("server"), "downloads-server", environ, core)
+    process = Process(python("server"), "downloads-server", environ, cores.server)
     process.wait_for(f"{url}/ready", within=30.0)
+    for child in process.family()[1:]:  # the embedded job store: not on the core that the server has
+        pin(cores.load, child)
     return url, process
 
 
 @contextlib.asynccontextmanager
 async def site(
-    core: int | None, seconds: float, places: int = PLACES
+    cores: Cores, seconds: float, places: int = PLACES
 ) -> AsyncIterator[tuple[str, aiohttp.ClientSession, Process]]:
     """A server and a session of callers."""
     with tempfile.TemporaryDirectory() as folder:
-        url, process = server(core, folder, seconds, places)
+        url, process = server(cores, folder, seconds, places)
         try:
             connector = aiohttp.TCPConnector(limit=0)
             async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout()) as session:
@@ -82,22 +87,24 @@ async def site(
             process.stop()
 
 
-async def initiate(session: aiohttp.ClientSession, url: str) -> str:
-    """A new job of one file; its id."""
-    async with session.post(f"{url}/v1/download/initiate", json={"file_ids": [FILE]}) as answer:
+async def initiate(session: aiohttp.ClientSession, url: str, files: Sequence[int] = FILES[:1]) -> str:
+    """A new job; its id."""
+    async with session.post(f"{url}/v1/download/initiate", json={"file_ids": files}) as answer:
         if answer.status != 200:
             raise BenchmarkError(f"initiate: {answer.status} {await answer.text()}")
         told = await answer.json()
         return str(told["jobId"])
 
 
-async def many(session: aiohttp.ClientSession, url: str, number: int) -> list[str]:
+async def many(
+    session: aiohttp.ClientSession, url: str, number: int, files: Sequence[int] = FILES[:1]
+) -> list[str]:
     """So many jobs, from `CALLERS` at a time; their ids."""
     gate = asyncio.Semaphore(CALLERS)
 
     async def one() -> str:
         async with gate:
-            return await initiate(session, url)
+            return await initiate(session, url, files)
 
     return await asyncio.gather(*(one() for _ in range(number)))
 
@@ -109,13 +116,19 @@ async def timed(act: Callable[[], Awaitable[object]]) -> float:
     return (time.perf_counter() - began) * 1000
 
 
-async def hammer(act: Callable[[], Awaitable[object]], callers: int, seconds: float) -> list[float]:
-    """Milliseconds of each of the calls that so many *callers* make, each one after the other."""
+async def hammer(
+    act: Callable[[], Awaitable[object]], callers: int, seconds: float, think: float = 0.0
+) -> list[float]:
+    """
+    Milliseconds of each of the calls that so many *callers* make, each one after the other; between two calls
+    each of them waits for about *think* seconds.
+    """
     until = time.perf_counter() + seconds
     took: list[float] = []
 
     async def caller() -> None:
         while time.perf_counter() < until:
+            await asyncio.sleep(random.uniform(0.5, 1.5) * think)
             took.append(await timed(act))
 
     await asyncio.gather(*(caller() for _ in range(callers)))
@@ -130,19 +143,25 @@ async def get(session: aiohttp.ClientSession, address: str, refused: list[int]) 
             refused.append(answer.status)
 
 
-async def of_initiate(core: int | None, seconds: float) -> dict[str, float]:
-    """How long it takes with `CALLERS` callers; the jobs themselves are never begun in that time."""
-    async with site(core, 600.0) as (url, session, process):
+async def of_initiate(cores: Cores, seconds: float) -> dict[str, float]:
+    """How long it takes with `CALLERS` callers: who ask once a second, and who ask without a pause."""
+    async with site(cores, 600.0) as (url, session, process):
         await initiate(session, url)
+        calm = await hammer(lambda: initiate(session, url), CALLERS, seconds, think=1.0)
         before = process.cpu_seconds()
-        took = await hammer(lambda: initiate(session, url), CALLERS, seconds)
+        full = await hammer(lambda: initiate(session, url), CALLERS, seconds)
         cpu = process.cpu_seconds() - before
-    return {**spread(took), "per_second": len(took) / seconds, "cpu_ms_each": cpu / len(took) * 1000}
+    return {
+        **{f"calm_{name}": number for name, number in spread(calm).items()},
+        **{f"full_{name}": number for name, number in spread(full).items()},
+        "full_per_second": len(full) / seconds,
+        "full_cpu_ms_each": cpu / len(full) * 1000,
+    }
 
 
-async def of_jobs(core: int | None) -> dict[str, float]:
+async def of_jobs(cores: Cores) -> dict[str, float]:
     """How long `JOBS` of them take, `PLACES` at a time."""
-    async with site(core, SECONDS, PLACES) as (url, session, process):
+    async with site(cores, SECONDS, PLACES) as (url, session, process):
         await initiate(session, url)
         before, began = process.cpu_seconds(), time.perf_counter()
         ids = await many(session, url, JOBS)
@@ -161,9 +180,9 @@ async def of_jobs(core: int | None) -> dict[str, float]:
     }
 
 
-async def of_api(core: int | None) -> dict[str, float]:
+async def of_api(cores: Cores) -> dict[str, float]:
     """What `API` takes for 20 callers, alone, and while `JOBS` jobs of a minute are all under way."""
-    async with site(core, 60.0, JOBS) as (url, session, process):
+    async with site(cores, 60.0, JOBS) as (url, session, process):
         refused: list[int] = []
         alone = await hammer(lambda: get(session, url + API, refused), 20, 8.0)
         await many(session, url, JOBS)
@@ -195,27 +214,34 @@ async def all_ended(session: aiohttp.ClientSession, url: str, ids: list[str]) ->
     return failed
 
 
-async def of_streams(core: int | None) -> dict[str, float]:
-    """How late events reach `STREAMS` streams, by the time in their ids."""
+async def of_streams(cores: Cores) -> dict[str, float]:
+    """How late events reach `STREAMS` streams, by the time in their ids, once all are open."""
     late: list[float] = []
     ends = 0
+    gate = asyncio.Semaphore(CALLERS)
 
-    async def follow(session: aiohttp.ClientSession, address: str) -> None:
+    async def follow(session: aiohttp.ClientSession, address: str, opened: asyncio.Future[None]) -> None:
         nonlocal ends
-        async with session.get(address) as answer:
-            async for line in answer.content:
-                if line.startswith(b"id: "):
-                    late.append(time.time() * 1000 - int(line[4:].partition(b"-")[0]))
-                elif line.startswith(b"event: completed"):
-                    ends += 1
+        async with gate:
+            answer = await session.get(address)
+        if answer.status != 200:
+            raise BenchmarkError(f"{address}: {answer.status}")
+        opened.set_result(None)
+        async for line in answer.content:
+            if line.startswith(b"id: "):
+                late.append(time.time() * 1000 - int(line[4:].partition(b"-")[0]))
+            elif line.startswith(b"event: completed"):
+                ends += 1
 
-    async with site(core, 10 / PER_SECOND) as (url, session, process):
-        ids = await many(session, url, FOLLOWED)
+    async with site(cores, FILE_SECONDS) as (url, session, process):
+        ids = await many(session, url, FOLLOWED, FILES)
+        open_now = [asyncio.get_running_loop().create_future() for _ in range(STREAMS)]
         following = [
-            asyncio.create_task(follow(session, f"{url}/v1/download/subscribe/{ids[number % FOLLOWED]}"))
-            for number in range(STREAMS)
+            asyncio.create_task(follow(session, f"{url}/v1/download/subscribe/{ids[number % FOLLOWED]}", one))
+            for number, one in enumerate(open_now)
         ]
-        await asyncio.sleep(3.0)  # those who come late are told what was: that is not late
+        await asyncio.gather(*open_now)
+        await asyncio.sleep(2.0)  # what was before they came is told late, and is not late
         late.clear()
         before, began = process.cpu_seconds(), time.perf_counter()
         await asyncio.gather(*following)
@@ -223,7 +249,7 @@ async def of_streams(core: int | None) -> dict[str, float]:
         peak = process.memory_mb()[1]
     return {
         **spread(late),
-        "events": len(late),
+        "per_second": len(late) / took,
         "core": cpu / took,
         "streams_ended": ends,
         "peak_mb": peak,
@@ -254,7 +280,7 @@ def main() -> None:
             "streams": of_streams,
         }.items():
             if not arguments.sections or name in arguments.sections:
-                found[name] = numbers = runner.run(measure(cores.server))
+                found[name] = numbers = runner.run(measure(cores))
                 print(name)
                 for number, what in numbers.items():
                     print(f"  {number:22} {what:10.2f}", flush=True)

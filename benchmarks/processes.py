@@ -50,10 +50,10 @@ def assign_cores() -> Cores:
     return Cores(free[0], free[2] if len(free) > 2 else free[1], free[1])
 
 
-def pin(core: int | None) -> None:
-    """Keep this process (and what it starts) on *core*."""
+def pin(core: int | None, pid: int = 0) -> None:
+    """Keep this process (and what it starts), or the one of *pid*, on *core*."""
     if core is not None:
-        os.sched_setaffinity(0, {core})
+        os.sched_setaffinity(pid, {core})
 
 
 def beginning(core: int | None) -> Callable[[], None]:

@@ -99,15 +99,16 @@ class Queue:
         self._most_per_client = most_per_client
         self._turns = asyncio.Semaphore(AT_ONCE)
 
-    async def put(self, job_id: str, client: str) -> None:
+    async def put(self, job_id: str, client: str, *, new: bool = False) -> None:
         """
         See to it that the job is looked at; without effect while it is waiting for that, or being looked at.
+        One that is *new* was never put before.
 
         Raises:
             JobStoreError: it is not known whether it will be.
         """
         async with self._turn():
-            if waiters := await self._set_aside(job_id):
+            if not new and (waiters := await self._set_aside(job_id)):
                 wake = self._docket.add(_safeguard_wake, key=f"wake:{waiters}")
                 await wake(waiter_stream=waiters, max_concurrent=self._most_per_client)
             else:

@@ -284,7 +284,7 @@ class DownloadHandlers:
             service.metrics.created()
         self._step("put")
         if created.job.state not in ENDED:
-            await service.jobs.put(created.job.id, created.job.client)
+            await service.jobs.put(created.job.id, created.job.client, new=created.fresh)
         self._step("answer")
         return created
 

@@ -23,7 +23,7 @@ log = logging.getLogger("hedgerow.downloads")
 EVERY = 10.0
 """Seconds between two looks, give or take a fifth."""
 SILENT = 30.0
-"""Seconds without a sign of life after which a job is queued again; a run gives one every 5."""
+"""Seconds without a sign of life after which a job is queued again; a run gives one every 10."""
 AT_ONCE = 200
 """Jobs that are queued again in one look."""
 SWEEP = 3600.0

@@ -30,7 +30,7 @@ MOST_LOOKS = 200
 LONGEST_PAUSE = 30.0
 PROGRESS = 0.5
 """Seconds between two reports on a file, at least: nobody can see more, and each is written to the disk."""
-RENEWAL = 5.0
+RENEWAL = 10.0
 """Seconds between signs of life."""
 MOST_MISSED = 3
 """Signs of life that may fail in a row before the job is left to whoever reaches the job store."""
