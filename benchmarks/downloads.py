@@ -233,8 +233,11 @@ async def of_streams(cores: Cores) -> dict[str, float]:
             elif line.startswith(b"event: completed"):
                 ends += 1
 
-    async with site(cores, FILE_SECONDS) as (url, session, process):
-        ids = await many(session, url, FOLLOWED, FILES)
+    async with site(cores, FILE_SECONDS, FOLLOWED) as (url, session, process):
+        ids = []
+        for _ in range(FOLLOWED):  # spread over the time of a report, or all would come in one instant
+            ids.append(await initiate(session, url, FILES))
+            await asyncio.sleep(FILE_SECONDS / 10 / FOLLOWED)
         open_now = [asyncio.get_running_loop().create_future() for _ in range(STREAMS)]
         following = [
             asyncio.create_task(follow(session, f"{url}/v1/download/subscribe/{ids[number % FOLLOWED]}", one))
