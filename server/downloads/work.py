@@ -25,6 +25,11 @@ log = logging.getLogger("hedgerow.downloads")
 
 MOST_DEATHS = 10
 """Workers that may die at a job before it is taken to be the cause."""
+SUSPECT = 3
+"""
+Deaths from which on a process works on one such job at a time. All that run beside the one that kills its
+worker are charged with the death; those that are innocent must not come to `MOST_DEATHS` with it.
+"""
 MOST_LOOKS = 200
 """Looks that find the object store away before the job fails: an hour and a half, with the pauses between."""
 LONGEST_PAUSE = 30.0
@@ -99,6 +104,7 @@ class Worker:
         self._rng = rng
         self._metrics = metrics
         self._step = step
+        self._trying_suspect = False
         self._left: dict[str, int] = {}
         """Runs that ended while the job store was away, by their jobs: it takes us for dead."""
 
@@ -109,8 +115,8 @@ class Worker:
             await self._release_left()
             self._step("claim")
             claim = await self._records.claim(job_id, self._owner)
-            if claim is not None:
-                await self._run_or_release(claim, look)
+            if claim is not None and not await self._run_in_turn(claim, look):
+                return Again(pause(look, self._rng))
             if (job := await self._records.view(job_id)) is not None and job.state in ENDED:
                 self._step("tell")
                 await self._ended(job)
@@ -123,6 +129,21 @@ class Worker:
         finally:
             self._metrics.left()
         return None
+
+    async def _run_in_turn(self, claim: Claim, look: int) -> bool:
+        """Run the job, unless it is suspect and another such one is under way: whether it was run."""
+        if claim.deaths < SUSPECT:
+            await self._run_or_release(claim, look)
+            return True
+        if self._trying_suspect:
+            await self._records.release(claim.job.id, claim.run)
+            return False
+        self._trying_suspect = True
+        try:
+            await self._run_or_release(claim, look)
+        finally:
+            self._trying_suspect = False
+        return True
 
     async def _release_left(self) -> None:
         while self._left:
