@@ -17,6 +17,7 @@ import uvloop
 
 from server import __version__
 from server.app import ROUTES, create_app
+from server.downloads.engine import load_queue
 from server.error_reports import check_dsn, error_reports
 from server.job_store.opening import JobStoreError
 from server.jobs_cli import EXIT_STORE, add_commands, run_command
@@ -127,6 +128,8 @@ def serve(settings: Settings, table: Table) -> int:
         sock = listen(settings.host, settings.port)
     except OSError as error:
         return _cannot_listen("HOST, PORT", settings.host, settings.port, error)
+    if settings.downloads:
+        load_queue()  # once, whatever the number of workers
     rest_memory()
     if settings.workers > 1:
         return serve_with_workers(settings, table, sock)

@@ -207,7 +207,7 @@ async def _cancel(arguments: argparse.Namespace, desk: Desk) -> str:
     if job.state is not JobState.CANCELLED:
         raise Refused(f"The job is {job.state}: it has ended already.")
     await desk.jobs.drop(job.id)
-    if job.callback is not None and not job.callback.settled:
+    if job.owes:
         await desk.callbacks.put(job.id, job.client)
     return f"{job.id} is cancelled.\n"
 
@@ -217,9 +217,8 @@ async def _retry(arguments: argparse.Namespace, desk: Desk) -> str:
     if job.state not in (JobState.FAILED, JobState.CANCELLED):
         raise Refused(f"The job is {job.state}: only one that has failed or was cancelled can be retried.")
     await _known(desk.records.revive, job.id)
-    await desk.callbacks.drop(
-        job.id
-    )  # else the next attempt to tell of the old end delays that of the new one
+    # Else the next attempt to tell of the old end would delay that of the new one.
+    await desk.callbacks.drop(job.id)
     await desk.jobs.put(job.id, job.client)
     return f"{job.id} is queued again.\n"
 

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from server.downloads.engine import Again
-from server.downloads.jobs import ENDED, Job
+from server.downloads.jobs import Job
 from server.downloads.metrics import Metrics
 from server.downloads.records import Records
 from server.job_store.opening import JobStoreError
@@ -61,7 +61,7 @@ class Callbacks:
         """A `server.downloads.engine.Work`: make the next attempt to tell of the end of the job."""
         try:
             job = await self._records.view(job_id)
-            if job is None or job.state not in ENDED or job.callback is None or job.callback.settled:
+            if job is None or job.callback is None or not job.owes:
                 return None
             self._step("send")
             message = Message(message_id(job), job.callback.url, self._body(job))

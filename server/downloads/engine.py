@@ -2,6 +2,9 @@
 
 What is queued says "look at this job" and no more; what the job is stands in its record. So it is harmless to
 queue a job twice, or one that has ended, and whatever the queue might lose can be queued again.
+
+The library takes over a second to load: that waits until a queue is opened, or is done before a fork by
+`load_queue`.
 """
 
 from __future__ import annotations
@@ -13,16 +16,16 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
-from docket import ConcurrencyLimit, Docket, Retry, Worker
-from docket.dependencies import Dependency
-from docket.dependencies._concurrency import _safeguard_wake
 from redis.exceptions import RedisError
 
 from server.job_store.opening import job_store_errors
 from strategies import value
+
+if TYPE_CHECKING:
+    from docket import ConcurrencyLimit, Docket, Retry, Worker
 
 log = logging.getLogger("hedgerow.downloads")
 
@@ -109,6 +112,8 @@ class Queue:
         """
         async with self._turn():
             if not new and (waiters := await self._set_aside(job_id)):
+                from docket.dependencies._concurrency import _safeguard_wake
+
                 wake = self._docket.add(_safeguard_wake, key=f"wake:{waiters}")
                 await wake(waiter_stream=waiters, max_concurrent=self._most_per_client)
             else:
@@ -149,6 +154,11 @@ class Queue:
         return waiters.decode()
 
 
+def load_queue() -> None:
+    """Load the library now, so that processes which are forked from this one need not."""
+    import docket.dependencies  # noqa: F401
+
+
 @asynccontextmanager
 async def open_queue(url: str, kind: str, work: Work, most_per_client: int) -> AsyncIterator[Queue]:
     """
@@ -158,6 +168,8 @@ async def open_queue(url: str, kind: str, work: Work, most_per_client: int) -> A
         work: what is to be done with a job; called only inside `working`.
         most_per_client: jobs of one client that are worked on at a time, over all processes.
     """
+    from docket import Docket
+
     # The end of a block comes while the connections of the store are gone; they close in either case.
     async with Docket(
         name=f"hedgerow:{kind}", url=_roomy(url), execution_ttl=timedelta(seconds=REMEMBERED)
@@ -177,6 +189,8 @@ def _roomy(url: str) -> str:
 @asynccontextmanager
 async def working(queue: Queue, places: int) -> AsyncIterator[None]:
     """While the block runs, up to *places* jobs of *queue* are worked on. At its end they are handed over."""
+    from docket import Worker
+
     name = f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
     async with AsyncExitStack() as stack:
         worker = await stack.enter_async_context(
@@ -212,6 +226,9 @@ async def _keep_working(worker: Worker) -> None:
 
 
 def _task(work: Work, most_per_client: int) -> Callable[..., Awaitable[None]]:
+    from docket import ConcurrencyLimit, Retry
+    from docket.dependencies import Dependency
+
     turns = Turns()
 
     class Session(Dependency["Session"]):

@@ -239,7 +239,7 @@ class DownloadHandlers:
             if asked.state not in ENDED:
                 service.metrics.ended(job.state, (job.ended or job.created) - job.created)
             await service.jobs.drop(job.id)
-            if job.callback is not None and not job.callback.settled:
+            if job.owes:
                 await service.callbacks.put(job.id, job.client)
         return _json(documents.status(job))
 

@@ -108,6 +108,11 @@ class Job:
     request_id: str = ""
 
     @property
+    def owes(self) -> bool:
+        """Whether it has ended, and its callback is still to be told so."""
+        return self.state in ENDED and self.callback is not None and not self.callback.settled
+
+    @property
     def percent(self) -> int:
         """A job's progress is its files': those that ended, however, count as done."""
         done = sum(100 if one.state in DONE else one.percent for one in self.files)

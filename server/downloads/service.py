@@ -113,7 +113,7 @@ async def open_downloads(
                 raise Failed(error.detail) from None
 
         async def ended(job: Job) -> None:
-            if job.callback is not None and not job.callback.settled:
+            if job.owes:
                 await callbacks.put(job.id, job.client)
 
         worker = Worker(
