@@ -36,7 +36,7 @@ LONGEST_PAUSE = 30.0
 PROGRESS = 0.5
 """Seconds between two reports on a file, at least: nobody can see more, and each is written to the disk."""
 RENEWAL = 10.0
-"""Seconds between signs of life."""
+"""Seconds between two signs of life, at most."""
 MOST_MISSED = 3
 """Signs of life that may fail in a row before the job is left to whoever reaches the job store."""
 
@@ -60,6 +60,41 @@ class Failed(Exception):
 def pause(look: int, rng: random.Random) -> float:
     """Seconds until the next look at a job after the one of number *look*, from 0: growing, and scattered."""
     return min(2.0 ** min(look, 16), LONGEST_PAUSE) * rng.uniform(0.5, 1.0)
+
+
+class Life:
+    """The signs of life of one run: each change of a file is one, and without changes it gives others."""
+
+    def __init__(self, records: Records, job_id: str, run: int) -> None:
+        self._records = records
+        self._job_id = job_id
+        self._run = run
+        self._seen = self._now()
+
+    async def update(self, file: File) -> None:
+        """Write down what *file* has come to."""
+        await self._records.update(self._job_id, self._run, file)
+        self._seen = self._now()
+
+    async def keep_up(self) -> None:
+        """Give a sign whenever there was none for `RENEWAL`. Raises JobStoreError if that fails too often."""
+        failures = 0
+        while True:
+            if (left := self._seen + RENEWAL - self._now()) > 0:
+                await asyncio.sleep(left)
+                continue
+            try:
+                await self._records.renew(self._job_id, self._run)
+                failures = 0
+            except JobStoreError:
+                failures += 1
+                if failures == MOST_MISSED:
+                    raise
+            self._seen = self._now()
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
 
 class Worker:
@@ -191,14 +226,15 @@ class Worker:
     async def _files(self, job: Job, run: int) -> list[File]:
         """All files of the job, ended; at a first failure that is not the file's own, that is raised."""
         gate = asyncio.Semaphore(self._side_by_side)
+        life = Life(self._records, job.id, run)
 
         async def one(file: File) -> File:
             async with gate:
-                return await self._file(job, run, file)
+                return await self._file(job, life, file)
 
         try:
             async with asyncio.TaskGroup() as group:
-                alive = group.create_task(self._stay_alive(job.id, run), name=f"job {job.id}: alive")
+                alive = group.create_task(life.keep_up(), name=f"job {job.id}: alive")
                 tasks = [
                     group.create_task(one(file), name=f"job {job.id}: {file.id}")
                     for file in job.files
@@ -211,22 +247,10 @@ class Worker:
             raise _gravest(group) from None
         return [file for file in job.files if file.state in DONE] + [task.result() for task in tasks]
 
-    async def _stay_alive(self, job_id: str, run: int) -> None:
-        failures = 0
-        while True:
-            await asyncio.sleep(RENEWAL)
-            try:
-                await self._records.renew(job_id, run)
-                failures = 0
-            except JobStoreError:
-                failures += 1
-                if failures == MOST_MISSED:
-                    raise
-
-    async def _file(self, job: Job, run: int, file: File) -> File:
+    async def _file(self, job: Job, life: Life, file: File) -> File:
         self._step("file")
         file = replace(file, state=FileState.RUNNING, percent=0, attempts=file.attempts + 1)
-        await self._records.update(job.id, run, file)
+        await life.update(file)
 
         told = -PROGRESS
 
@@ -239,7 +263,7 @@ class Worker:
                 file = replace(file, percent=percent, size=total)
                 self._step("progress")
                 with suppress(JobStoreError):  # worth no more than the next one
-                    await self._records.update(job.id, run, file)
+                    await life.update(file)
 
         try:
             size = await self._there(job, file.id)
@@ -249,7 +273,7 @@ class Worker:
         except Failed as error:
             file = replace(file, state=FileState.FAILED, error=error.detail)
         self._step("stored")
-        await self._records.update(job.id, run, file)
+        await life.update(file)
         self._metrics.file(file.state)
         return file
 

@@ -26,6 +26,7 @@ from server.downloads.work import (
     outcome,
     pause,
 )
+from strategies.virtual_time import run_virtual
 
 NOW = 1_700_000_000.0
 FILE = 70_000
@@ -39,6 +40,7 @@ class Book:
         self.stored = stored
         self.job = Job("a-job", "me", JobState.RUNNING, (File(FILE),), NOW, NOW, run=1)
         self.written: list[File] = []
+        self.renewed = 0
         self.released = 0
 
     async def claim(self, job_id: str, owner: str) -> Claim:
@@ -52,7 +54,7 @@ class Book:
         return "1-1"
 
     async def renew(self, job_id: str, run: int) -> None:
-        """Nothing to remember."""
+        self.renewed += 1
 
     async def release(self, job_id: str, run: int) -> None:
         self.released += 1
@@ -74,13 +76,14 @@ async def nothing(job: Job) -> None:
 
 
 def worker(
-    book: Book, fetch: Callable[[int, Progress], Awaitable[int]] = fetched, reuse: float = 0.0
+    book: Book,
+    fetch: Callable[[int, Progress], Awaitable[int]] = fetched,
+    reuse: float = 0.0,
+    clock: Callable[[], float] = lambda: NOW + 10,
 ) -> Worker:
     records = cast(Any, book)
     metrics = Metrics(CollectorRegistry())
-    return Worker(
-        records, records, fetch, nothing, "us", 2, reuse, lambda: NOW + 10, random.Random(1), metrics
-    )
+    return Worker(records, records, fetch, nothing, "us", 2, reuse, clock, random.Random(1), metrics)
 
 
 async def test_a_file_is_fetched_and_the_job_ends() -> None:
@@ -148,6 +151,27 @@ async def test_a_job_at_which_too_many_workers_died_fails_and_says_so() -> None:
         f"{MOST_DEATHS} workers have died at this job.",
     )
     assert book.written == []
+
+
+@pytest.mark.parametrize(("step", "reports", "renewals"), [(6.0, 10, 0), (60.0, 1, 5)])
+def test_a_run_gives_a_sign_of_life_of_its_own_only_when_it_has_nothing_to_report(
+    step: float, reports: int, renewals: int
+) -> None:
+    async def slow(file_id: int, progress: Progress) -> int:
+        for number in range(reports):
+            await asyncio.sleep(step)
+            await progress(number + 1, reports + 1)
+        return 9
+
+    book = Book()
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        await worker(book, slow, clock=lambda: NOW + loop.time()).look_at("a-job", 0)
+
+    run_virtual(story())
+    assert len(book.written) == reports + 2
+    assert book.renewed == renewals
 
 
 def test_one_file_that_is_there_is_worth_having() -> None:

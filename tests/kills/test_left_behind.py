@@ -125,6 +125,29 @@ async def test_a_job_that_was_cancelled_while_set_aside_can_be_put_again(
         await until(both)
 
 
+async def test_a_long_job_keeps_its_place_and_one_that_has_ended_does_not(
+    redis: Redis, queue_store: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.downloads.engine.REDELIVERY", 1.0)
+    work = Work()
+    async with open_queue(queue_store.url, JOB, work, 1) as queue, working(queue, 10):
+        await set_aside(queue, redis, work)
+        since = await redis.zscore(SLOTS, "first")
+
+        async def long() -> bool:
+            return await redis.zscore(SLOTS, "first") > since + 2.0
+
+        await until(long)
+        assert work.seen == ["first"]
+        assert await redis.zcard(SLOTS) == 1
+        work.go.set()
+
+        async def free() -> bool:
+            return work.seen == ["first", "second"] and not await redis.exists(SLOTS)
+
+        await until(free)
+
+
 def test_a_server_that_was_killed_while_it_made_its_secret_can_start_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
