@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import orjson
@@ -25,17 +26,23 @@ async def read_json(request: web.Request) -> object:
     return document
 
 
-def valid(schema: Schema, given: object) -> dict[str, Any]:
+def valid(schema: type[Schema], given: object) -> dict[str, Any]:
     """What *schema* makes of *given*; raises a 400 that names each field."""
     if not isinstance(given, dict):
         raise invalid({"body": ["Must be a JSON object."]})
     if len(given) > MOST_FIELDS:
         raise invalid({"body": [f"Must have at most {MOST_FIELDS} fields."]})
     try:
-        loaded: dict[str, Any] = schema.load(given)
+        loaded: dict[str, Any] = _made(schema).load(given)
     except ValidationError as error:
         raise invalid(flat(error.messages_dict)) from None
     return loaded
+
+
+@cache
+def _made(schema: type[Schema]) -> Schema:
+    """It costs a tenth of a millisecond, and keeps nothing of what it reads."""
+    return schema()
 
 
 def flat(messages: dict[Any, Any], where: str = "") -> dict[str, list[str]]:

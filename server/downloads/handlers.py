@@ -106,7 +106,7 @@ class DownloadHandlers:
     async def initiate(self, request: web.Request) -> web.Response:
         """A new job; at once, or when it has ended, for as long as the caller prefers to wait."""
         exchange_for(request, "download.initiate")
-        given = valid(InitiateSchema(), await read_json(request))
+        given = valid(InitiateSchema, await read_json(request))
         wish = prefer(request.headers.getall("Prefer", []))
         with faults():
             job = (await self._create(request, given["file_ids"], given["callbackUrl"])).job
@@ -122,7 +122,7 @@ class DownloadHandlers:
     async def start(self, request: web.Request) -> web.Response:
         """The old blocking call: one file, waited for. The job goes on when the wait is over."""
         exchange = exchange_for(request, "download.start")
-        file_id = valid(FileSchema(), await read_json(request))["file_id"]
+        file_id = valid(FileSchema, await read_json(request))["file_id"]
         wish = prefer(request.headers.getall("Prefer", []))
         seconds = self._limits.wait if wish.wait is None else min(wish.wait, self._limits.wait)
         if wish.respond_async and wish.wait is None:
@@ -151,8 +151,8 @@ class DownloadHandlers:
     async def check(self, request: web.Request) -> web.Response:
         """Whether a file can be had at once."""
         exchange_for(request, "download.check")
-        file_id = valid(FileSchema(), await read_json(request))["file_id"]
-        if valid(CheckQuerySchema(), dict(request.query))["sentry_test"] == "true":
+        file_id = valid(FileSchema, await read_json(request))["file_id"]
+        if valid(CheckQuerySchema, dict(request.query))["sentry_test"] == "true":
             raise SentryTest("This is a test of error reporting, asked for by sentry_test.")
         key, service = object_key(file_id), self._service()
         with faults():
@@ -180,7 +180,7 @@ class DownloadHandlers:
     async def download(self, request: web.Request) -> web.Response:
         """Links to the files of a job that has completed."""
         exchange_for(request, "download.result")
-        redirect = valid(DownloadQuerySchema(), dict(request.query))["redirect"]
+        redirect = valid(DownloadQuerySchema, dict(request.query))["redirect"]
         with faults():
             job = await self._asked(request)
             self._require_result(job)
@@ -246,7 +246,7 @@ class DownloadHandlers:
     async def jobs(self, request: web.Request) -> web.Response:
         """The caller's own jobs, newest first."""
         exchange_for(request, "download.jobs")
-        query = valid(JobsQuerySchema(), dict(request.query))
+        query = valid(JobsQuerySchema, dict(request.query))
         states = _states(query["state"])
         with faults():
             try:

@@ -67,7 +67,7 @@ class EventHandlers:
         """The user's events, fetched at once, in the order of the user's list; all of them or none."""
         route = "getEventsByUserId"
         exchange = exchange_for(request, route, "all")
-        user_id = valid(UserPathSchema(), dict(request.match_info))["id"]
+        user_id = valid(UserPathSchema, dict(request.match_info))["id"]
         with self._asking.due(request.rel_url.raw_query_string, exchange) as due:
             found = await self._one(exchange, Request(route, (_target("getUserById", user_id),)), due)
             if not found.body:
@@ -85,7 +85,7 @@ class EventHandlers:
         """Hand on a new event, once: it is neither retried nor hedged, since it could then exist twice."""
         route = "addEvent"
         exchange = exchange_for(request, route, "first")
-        event = valid(AddEventSchema(), await read_json(request))
+        event = valid(AddEventSchema, await read_json(request))
         body = orjson.dumps({"id": self._new_id(), **event})
         ask = Request(route, (Target(UPSTREAM, Call("POST", ("addEvent",), body, "addEvent")),))
         with self._asking.due(request.rel_url.raw_query_string, exchange) as due:
