@@ -26,7 +26,10 @@ SILENT = 30.0
 """Seconds without a sign of life after which a job is queued again; a run gives one every 10."""
 AT_ONCE = 200
 """Jobs that are queued again in one look."""
-SWEEP = 3600.0
+PREPARE = 60.0
+"""Seconds between two looks at whether there is a bucket: an object store may come back without it."""
+SWEEP = 60
+"""Of these looks, one in so many sweeps."""
 STALE_UPLOAD = 86_400.0
 """Seconds after which an upload that was not ended has been forgotten; none takes as long."""
 
@@ -95,16 +98,17 @@ class Rescue:
                 log.exception("looking for silent jobs has failed")
 
     async def _look_after_objects(self) -> None:
-        prepared = False
+        looks = 0
         while True:
+            pause = EVERY
             try:
-                if not prepared:
-                    await self._objects.prepare()
-                    prepared = True
-                if gone := await self._objects.sweep(STALE_UPLOAD):
+                await self._objects.prepare()
+                if looks % SWEEP == 0 and (gone := await self._objects.sweep(STALE_UPLOAD)):
                     log.info("%d uploads that were never ended are gone", gone)
+                looks += 1
+                pause = PREPARE
             except StoreError as error:
                 log.warning("%s", error.detail)
             except Exception:
                 log.exception("looking after objects has failed")
-            await asyncio.sleep(SWEEP if prepared else EVERY)
+            await asyncio.sleep(pause)

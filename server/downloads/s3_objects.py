@@ -18,6 +18,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import aiohttp
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, ReadTimeoutError
@@ -137,7 +138,8 @@ class S3Objects:
                 if _status(error) == 404:
                     return None
                 raise
-        return ObjectInfo(found["ContentLength"], found["ETag"].strip('"'), found["LastModified"].timestamp())
+            modified = found["LastModified"].timestamp()
+            return ObjectInfo(found["ContentLength"], found["ETag"].strip('"'), modified)
 
     async def url(self, key: Key, expires_in: float, filename: str) -> str:
         """A presigned GET."""
@@ -208,13 +210,14 @@ class S3Objects:
     async def _put_whole(self, key: Key, body: bytes) -> int:
         digest = await _digest(body)
         async with self._asking(self._part_patience):
-            await self._client.put_object(
+            sent = await self._client.put_object(
                 Bucket=self._bucket,
                 Key=key,
                 Body=io.BytesIO(body),
                 ContentMD5=digest,
                 ContentType=CONTENT_TYPE,
             )
+            _ = sent["ETag"]  # who says nothing of it has not stored it
         return len(body)
 
     async def _put_parts(self, key: Key, first: list[bytes], pieces: AsyncGenerator[bytes, None]) -> int:
@@ -243,7 +246,7 @@ class S3Objects:
             begun = await self._client.create_multipart_upload(
                 Bucket=self._bucket, Key=key, ContentType=CONTENT_TYPE
             )
-        return begun["UploadId"]
+            return begun["UploadId"]
 
     async def _put_part(self, key: Key, upload: str, number: int, body: bytes) -> CompletedPartTypeDef:
         digest = await _digest(body)
@@ -256,7 +259,7 @@ class S3Objects:
                 Body=io.BytesIO(body),
                 ContentMD5=digest,
             )
-        return {"PartNumber": number, "ETag": sent["ETag"]}
+            return {"PartNumber": number, "ETag": sent["ETag"]}
 
     async def _give_up(self, key: Key, begun: asyncio.Task[str]) -> None:
         try:
@@ -291,7 +294,10 @@ class S3Objects:
 
     @asynccontextmanager
     async def _asking(self, seconds: float) -> AsyncIterator[None]:
-        """Around requests: bounds their time, and tells their failures in the words of the port."""
+        """
+        Around requests, and the reading of what they got: bounds their time, and tells their failures in the
+        words of the port.
+        """
         try:
             async with asyncio.timeout(seconds):
                 yield
@@ -301,8 +307,10 @@ class S3Objects:
             if _code(error) == "NoSuchBucket":
                 self._prepared = False
             raise _told(error) from error
-        except (BotoCoreError, OSError) as error:
+        except (BotoCoreError, aiohttp.ClientError, OSError) as error:
             raise StoreUnavailable("The object store cannot be reached.") from error
+        except KeyError as error:  # such as the page of a gateway before it
+            raise StoreUnavailable("What answers is not an object store.") from error
 
 
 async def _digest(body: bytes) -> str:

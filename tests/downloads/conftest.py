@@ -40,8 +40,8 @@ SECRET = b"0123456789abcdef0123456789abcdef"
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server; one for all tests of a process."""
-    with seaweed(tmp_path_factory.mktemp("seaweed")) as server:
-        yield server
+    with seaweed(tmp_path_factory.mktemp("seaweed")) as own:
+        yield own.server
 
 
 def config_for(server: S3Server, **changes: Any) -> S3Config:

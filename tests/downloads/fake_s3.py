@@ -11,7 +11,7 @@ from aiohttp import web
 
 from server.downloads.s3_objects import PART
 
-Reaction: TypeAlias = Callable[["Asked"], Awaitable[web.Response | None]]
+Reaction: TypeAlias = Callable[["Asked"], Awaitable[web.StreamResponse | None]]
 
 BEGUN = "<InitiateMultipartUploadResult><UploadId>upload-1</UploadId></InitiateMultipartUploadResult>"
 ENDED = "<CompleteMultipartUploadResult><ETag>whole</ETag></CompleteMultipartUploadResult>"
@@ -56,7 +56,7 @@ class FakeS3:
             self._came.clear()
             await self._came.wait()
 
-    async def _answer(self, request: web.Request) -> web.Response:
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
         asked = Asked(_word(request), request, await request.read())
         self.asked.append(asked)
         self._came.set()

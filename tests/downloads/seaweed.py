@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import socket
 import subprocess
 import sysconfig
@@ -36,34 +37,80 @@ class S3Server:
         return f"http://127.0.0.1:{self.port}"
 
 
-@contextmanager
-def seaweed(folder: Path) -> Iterator[S3Server]:
-    """The server, running. Fails if it cannot be started; another process may take a port just then."""
-    for attempt in range(ATTEMPTS):
-        ports = [_free_port() for _ in range(5)]
-        server = S3Server(ports[0])
-        data = folder / f"data{attempt}"
-        data.mkdir(parents=True)
-        with (data / "log").open("wb") as log:
-            process = subprocess.Popen(
-                _command(data, ports),
+class Seaweed:
+    """
+    A SeaweedFS with its data in *folder*, on those *ports*; running once `start` has returned.
+
+    Attributes:
+        server: how clients are told of it, the same after every start.
+    """
+
+    def __init__(self, folder: Path, ports: list[int]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.server = S3Server(ports[0])
+        self._folder = folder
+        self._ports = ports
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, again on the same data; returns when it answers. Fails if it does not come up."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                _command(self._folder, self._ports),
                 env={
-                    "HOME": str(data),
-                    "AWS_ACCESS_KEY_ID": server.access_key_id,
-                    "AWS_SECRET_ACCESS_KEY": server.secret_access_key,
+                    "HOME": str(self._folder),
+                    "AWS_ACCESS_KEY_ID": self.server.access_key_id,
+                    "AWS_SECRET_ACCESS_KEY": self.server.secret_access_key,
                 },
-                cwd=data,
+                cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
+        if not _ready(self._process, self.server):
+            raise AssertionError(f"SeaweedFS did not start: {self._log.read_text(errors='replace')[-3000:]}")
+
+    def kill(self) -> None:
+        """As a crash would end it; returns when it is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def wipe(self) -> None:
+        """Let it forget all that it had; it must not run."""
+        shutil.rmtree(self._folder)
+        self._folder.mkdir()
+
+    def close(self) -> None:
+        """Stop it, if it runs."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(ENDS_WITHIN)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    @property
+    def _log(self) -> Path:
+        return self._folder / "log"
+
+
+@contextmanager
+def seaweed(folder: Path) -> Iterator[Seaweed]:
+    """A server that runs, until the end of the block. Another process may take a port before it does."""
+    for attempt in range(ATTEMPTS):
+        own = Seaweed(folder / f"data{attempt}", [_free_port() for _ in range(5)])
         try:
-            if _ready(process, server):
-                yield server
-                return
-        finally:
-            _end(process)
-    raise AssertionError(f"SeaweedFS did not start: {(data / 'log').read_text(errors='replace')[-3000:]}")
+            own.start()
+            break
+        except AssertionError:
+            own.close()
+            if attempt + 1 == ATTEMPTS:
+                raise
+    try:
+        yield own
+    finally:
+        own.close()
 
 
 def _command(data: Path, ports: list[int]) -> list[str]:
@@ -100,12 +147,3 @@ def _ready(process: subprocess.Popen[bytes], server: S3Server) -> bool:
         except (urllib.error.URLError, OSError):
             time.sleep(0.05)
     return False
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(ENDS_WITHIN)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

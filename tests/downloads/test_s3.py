@@ -177,6 +177,35 @@ async def test_a_server_that_hangs_makes_every_call_fail_in_time(
             await call(store)
 
 
+@pytest.mark.fault(90)
+async def test_an_answer_that_breaks_off_is_unavailable(fake: FakeS3, faked: S3Objects) -> None:
+    async def break_off(asked: Asked) -> web.StreamResponse:
+        answer = web.StreamResponse(status=404, headers={"Content-Length": "1000"})
+        await answer.prepare(asked.request)
+        await answer.write(b"<Error>")
+        assert asked.request.transport is not None
+        asked.request.transport.close()
+        return answer
+
+    fake.reactions = {"GET": break_off}
+    with pytest.raises(StoreUnavailable, match="reached"):
+        await faked.check()
+
+
+@pytest.mark.parametrize("call", ["put", "put in parts", "head"])
+@pytest.mark.fault(90)
+async def test_a_page_of_something_else_is_not_taken_for_the_word_of_a_store(
+    fake: FakeS3, faked: S3Objects, call: str
+) -> None:
+    async def page(asked: Asked) -> web.Response:
+        return web.Response(text="<html>We are soon back.</html>", content_type="text/html")
+
+    await faked.prepare()
+    fake.reactions = dict.fromkeys(("HEAD", "PUT", "begin"), page)
+    with pytest.raises(StoreUnavailable, match="not an object store"):
+        await CALLS[call](faked)
+
+
 @every_call
 @pytest.mark.fault(90)
 async def test_a_server_that_refuses_us_is_unavailable(
