@@ -22,6 +22,9 @@ log = logging.getLogger("hedgerow.webhooks")
 UNREACHED = "The receiver could not be reached."
 AFTER_OUTAGE = 5.0
 """Seconds until the next look, when the job store was away."""
+ANEW = Again(0.0)
+"""What was told of is undone, by ``jobs retry`` or ``jobs replay``. Who wanted it told anew has found this
+look in the queue, and put no other there."""
 
 
 class Callbacks:
@@ -67,27 +70,28 @@ class Callbacks:
             message = Message(message_id(job), job.callback.url, self._body(job))
             outcome = await deliver(message, self._secrets, self._poster, self._clock)
             self._step("sent")
-            return await self._noted(job_id, job.callback.attempts + 1, outcome)
+            return await self._noted(job, job.callback.attempts + 1, outcome)
         except JobStoreError as error:
             log.warning("webhook of job %s: %s", job_id, error.detail)
             return Again(AFTER_OUTAGE)
 
-    async def _noted(self, job_id: str, attempts: int, outcome: Outcome) -> Again | None:
+    async def _noted(self, job: Job, attempts: int, outcome: Outcome) -> Again | None:
         self._metrics.webhook(type(outcome).__name__.lower())
         if isinstance(outcome, Delivered):
-            await self._records.settle(job_id, "delivered", attempts)
-            return None
+            return await self._settled(job, "delivered", attempts)
         if isinstance(outcome, Disabled):
-            await self._records.settle(job_id, "disabled", attempts)
-            return None
+            return await self._settled(job, "disabled", attempts)
         now = self._clock()
         asked, told = (outcome.after, outcome.told) if isinstance(outcome, Retry) else (0.0, UNREACHED)
         at = next_attempt(attempts, now, self._rng, asked)
         if at is None:
-            await self._records.settle(job_id, "given_up", attempts)
-            return None
-        await self._records.attempted(job_id, attempts, told)
-        return Again(at - now)
+            return await self._settled(job, "given_up", attempts)
+        counts = await self._records.attempted(job.id, job.last_event, attempts, told)
+        return Again(at - now) if counts else ANEW
+
+    async def _settled(self, job: Job, outcome: str, attempts: int) -> Again | None:
+        counts = await self._records.settle(job.id, job.last_event, outcome, attempts)
+        return None if counts else ANEW
 
 
 def message_id(job: Job) -> str:

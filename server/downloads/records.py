@@ -304,13 +304,17 @@ class Records:
         """
         return tuple(found.decode() for found in await self._run("stale", None, repr(before), limit))
 
-    async def settle(self, job_id: str, outcome: str, attempts: int) -> None:
-        """The callback is done with: ``delivered``, ``disabled`` or ``given_up``. Nothing before the end."""
-        await self._run("settle", job_id, outcome, attempts)
+    async def settle(self, job_id: str, end: str, outcome: str, attempts: int) -> bool:
+        """
+        The callback is done with: ``delivered``, ``disabled`` or ``given_up``, by the last of so many
+        attempts to tell of the job's *end*, the id of that event. False, and nothing is written, if the job,
+        or its callback, was taken up anew since that attempt began.
+        """
+        return await self._run("settle", job_id, event_id(end), outcome, attempts) is not None
 
-    async def attempted(self, job_id: str, attempts: int, detail: str) -> None:
-        """One attempt at the callback failed, the last of so many. Nothing if it is not owed."""
-        await self._run("attempted", job_id, attempts, detail)
+    async def attempted(self, job_id: str, end: str, attempts: int, detail: str) -> bool:
+        """The last of so many attempts failed; the rest as with `settle`. False also if it is not owed."""
+        return await self._run("attempted", job_id, event_id(end), attempts, detail) is not None
 
     async def _page(
         self, client: str, states: frozenset[JobState], limit: int, cursor: str | None

@@ -56,6 +56,13 @@ async def ended(records: Records, **changes: Any) -> str:
     return job
 
 
+async def last_event(records: Records, job: str) -> str:
+    """The id of what happened to a job last."""
+    found = await records.view(job)
+    assert found is not None
+    return found.last_event
+
+
 async def kinds(records: Records, job: str) -> list[str]:
     """What has happened to a job."""
     page = await records.events(job)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from standardwebhooks import Webhook
 
-from server.lifespan import Trial
+from server.lifespan import DOWNLOADS, Trial
 from server.webhooks import schedule
 from server.webhooks.signing import new_secret
 from tests.downloads.conftest import Start
@@ -92,6 +92,27 @@ async def test_a_receiver_that_fails_is_told_again_the_same_under_the_same_id(
         assert len({one.body for one in found.posted}) == 1
         for one in found.posted:
             Webhook(SECRET).verify(one.body, one.headers)
+
+
+async def test_an_answer_to_the_end_that_was_undone_does_not_settle_the_next_one(
+    files: Files, start: Start
+) -> None:
+    files.hold()
+    async with told_of(start, DOWNLOAD_SOURCE_URL=files.url) as (site, found):
+        found.open.clear()
+        job_id = await site.job(70000, callback=found.url)
+        await site.cancel(job_id)
+        await found.asked.wait()
+        service = site.app[DOWNLOADS].service
+        job = await service.records.revive(job_id)
+        assert job is not None
+        await service.jobs.put(job.id, job.client)
+        files.open.set()
+        await site.ended(job_id)
+        found.open.set()
+        await site.callback(job_id, "delivered")
+        told = [json.loads(one.body)["type"] for one in found.posted]
+        assert told == ["download.cancelled", "download.completed"]
 
 
 @pytest.mark.fault(97)

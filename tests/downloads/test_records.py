@@ -28,6 +28,7 @@ from tests.downloads.recording import (
     contents,
     ended,
     kinds,
+    last_event,
     new_job,
     running,
 )
@@ -392,7 +393,7 @@ async def test_a_revived_job_does_again_what_was_not_done(records: Records, cloc
     await records.update(job, 2, completed(10_000))
     await records.update(job, 2, File(10_007, FileState.FAILED, 30, 1000, 3, "It broke."))
     await records.finish(job, 2, JobState.FAILED, "It broke.")
-    await records.settle(job, "given_up", 10)
+    assert await records.settle(job, await last_event(records, job), "given_up", 1)
     found = await records.revive(job)
     assert found is not None
     assert found.files == (completed(10_000), File(10_007, attempts=3), File(10_014))
@@ -522,12 +523,13 @@ async def test_a_callback_is_owed_from_the_end_until_it_is_settled(records: Reco
     job = await ended(records, callback=URL)
     later = clock.now + 1
     assert await records.stale(later, 10) == (job,)
-    await records.attempted(job, 1, "The receiver answered 500.")
+    end = await last_event(records, job)
+    assert await records.attempted(job, end, 1, "The receiver answered 500.")
     found = (await view(records, job)).callback
     assert found == Callback(URL, "pending", 1, "The receiver answered 500.")
-    await records.settle(job, "delivered", 2)
+    assert await records.settle(job, end, "delivered", 2)
     assert await records.stale(later, 10) == ()
-    await records.attempted(job, 3, "Too late.")
+    assert not await records.attempted(job, end, 3, "Too late.")
     found = (await view(records, job)).callback
     assert found == Callback(URL, "delivered", 2, "The receiver answered 500.")
     assert found.settled
@@ -535,11 +537,49 @@ async def test_a_callback_is_owed_from_the_end_until_it_is_settled(records: Reco
 
 async def test_before_its_end_there_is_nothing_to_settle(records: Records, redis: Redis, prefix: str) -> None:
     job, _ = await claimed(records, callback=URL)
-    before = await contents(redis, prefix)
-    await records.settle(job, "delivered", 1)
-    await records.attempted(job, 1, "The receiver answered 500.")
-    await records.settle(UNKNOWN, "delivered", 1)
+    before, latest = await contents(redis, prefix), await last_event(records, job)
+    assert not await records.settle(job, latest, "delivered", 1)
+    assert not await records.attempted(job, latest, 1, "The receiver answered 500.")
+    assert not await records.settle(UNKNOWN, latest, "delivered", 1)
     assert await contents(redis, prefix) == before
+
+
+async def test_a_late_word_of_an_end_that_was_undone_settles_nothing_of_the_next_one(
+    records: Records, redis: Redis, prefix: str
+) -> None:
+    job = (await records.create(new_job(callback=URL))).job.id
+    await records.cancel(job)
+    former = await last_event(records, job)
+    await records.revive(job)
+    await records.cancel(job)
+    before = await contents(redis, prefix)
+    assert not await records.settle(job, former, "delivered", 1)
+    assert not await records.attempted(job, former, 1, "The receiver answered 500.")
+    assert await contents(redis, prefix) == before
+    assert await records.settle(job, await last_event(records, job), "delivered", 1)
+
+
+async def test_a_late_word_of_attempts_before_a_replay_does_not_end_it(
+    records: Records, redis: Redis, prefix: str
+) -> None:
+    job = await ended(records, callback=URL)
+    end = await last_event(records, job)
+    assert await records.attempted(job, end, 1, "The receiver answered 500.")
+    await records.owe(job)
+    before = await contents(redis, prefix)
+    assert not await records.settle(job, end, "given_up", 2)
+    assert not await records.attempted(job, end, 2, "The receiver answered 500.")
+    assert await contents(redis, prefix) == before
+
+
+async def test_to_tell_of_an_attempt_twice_does_no_harm(records: Records) -> None:
+    job = await ended(records, callback=URL)
+    end = await last_event(records, job)
+    for _ in range(2):
+        assert await records.attempted(job, end, 1, "The receiver answered 500.")
+    for _ in range(2):
+        assert await records.settle(job, end, "delivered", 2)
+    assert (await view(records, job)).callback == Callback(URL, "delivered", 2, "The receiver answered 500.")
 
 
 @pytest.mark.fault(101)
@@ -566,15 +606,16 @@ async def test_all_that_belongs_to_a_job_expires(redis: Redis, clock: Clock, pre
     assert {key for key, seconds in found.items() if seconds == -1} == {":jobs", ":open"}
     assert all(604_790 <= found[key] <= 604_800 for key in parts), "until its callback is settled"
     clock.now += 100
-    await records.settle(job, "delivered", 1)
+    end = await last_event(records, job)
+    await records.settle(job, end, "delivered", 1)
     found = await lives(redis, prefix)
     assert all(1390 <= found[key] <= 1400 for key in parts)
     clock.now -= 3600
-    await records.settle(job, "delivered", 1)
+    await records.settle(job, end, "delivered", 1)
     found = await lives(redis, prefix)
     assert all(1490 <= found[key] <= 1500 for key in parts), "never longer than from now"
     clock.now += 10**6
-    await records.settle(job, "delivered", 1)
+    await records.settle(job, end, "delivered", 1)
     found = await lives(redis, prefix)
     assert all(found.get(key, 0) <= 1 for key in parts)
 

@@ -45,6 +45,16 @@ def model_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
         yield store
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """One to tell of a job's end, as its worker knows it."""
+
+    job: str
+    life: int
+    end: str
+    number: int
+
+
 @dataclass
 class Model:
     """A job as it ought to be: each change is made to each file at once."""
@@ -61,6 +71,7 @@ class Model:
     run: int = 0
     held: bool = False
     deaths: int = 0
+    life: int = 0
     kinds: list[str] = field(default_factory=lambda: ["queued"])
     told: bool = True
     """Whether the latest event says how far the job is: a new run drops what was in the middle, silently."""
@@ -109,10 +120,16 @@ class Model:
             if file.state is not FileState.COMPLETED:
                 self.files[file.id] = File(file.id, attempts=file.attempts)
         self.state, self.error, self.ended, self.started = JobState.QUEUED, None, None, None
-        self.held, self.deaths = False, 0
+        self.held, self.deaths, self.life = False, 0, self.life + 1
         if self.callback is not None:
             self.callback = Callback(self.callback.url)
         self.tell("queued")
+
+    def hears_of(self, attempt: Attempt) -> bool:
+        """Whether a late word of that attempt still says something."""
+        if self.callback is None or self.state not in ENDED or self.life != attempt.life:
+            return False
+        return attempt.number <= self.callback.attempts + 1
 
     @property
     def owes(self) -> bool:
@@ -124,6 +141,7 @@ class Histories(RuleBasedStateMachine):
 
     store: Valkey
     jobs = Bundle("jobs")
+    attempts = Bundle("attempts")
 
     def __init__(self) -> None:
         super().__init__()
@@ -284,19 +302,36 @@ class Histories(RuleBasedStateMachine):
         self.do(self.records.revive(job))
         model.revive()
 
-    @rule(job=jobs, outcome=st.sampled_from(("delivered", "disabled", "given_up")))
-    def a_callback_is_settled(self, job: str, outcome: str) -> None:
-        model = self.latest = self.models[job]
-        self.do(self.records.settle(job, outcome, 4))
-        if model.callback is not None and model.state in ENDED:
-            model.callback = replace(model.callback, state=outcome, attempts=4)
-
     @rule(job=jobs)
-    def a_callback_fails(self, job: str) -> None:
+    def the_operator_replays(self, job: str) -> None:
         model = self.latest = self.models[job]
-        self.do(self.records.attempted(job, 3, "No answer."))
-        if model.callback is not None and model.state in ENDED and model.owes:
-            model.callback = replace(model.callback, attempts=3, detail="No answer.")
+        self.do(self.records.owe(job))
+        if model.callback is not None and model.state in ENDED:
+            model.callback = Callback(model.callback.url)
+
+    @rule(target=attempts, job=jobs)
+    def an_attempt_at_the_callback_begins(self, job: str) -> Any:
+        found = self.do(self.records.view(job))
+        assert found is not None
+        if not found.owes or found.callback is None:
+            return multiple()
+        return Attempt(job, self.models[job].life, found.last_event, found.callback.attempts + 1)
+
+    @rule(attempt=attempts, outcome=st.sampled_from(("delivered", "disabled", "given_up")))
+    def an_attempt_is_the_last(self, attempt: Attempt, outcome: str) -> None:
+        model = self.latest = self.models[attempt.job]
+        heard = self.do(self.records.settle(attempt.job, attempt.end, outcome, attempt.number))
+        assert heard == model.hears_of(attempt)
+        if heard and model.callback is not None:
+            model.callback = replace(model.callback, state=outcome, attempts=attempt.number)
+
+    @rule(attempt=attempts)
+    def an_attempt_fails(self, attempt: Attempt) -> None:
+        model = self.latest = self.models[attempt.job]
+        heard = self.do(self.records.attempted(attempt.job, attempt.end, attempt.number, "No answer."))
+        assert heard == (model.hears_of(attempt) and model.owes)
+        if heard and model.callback is not None:
+            model.callback = replace(model.callback, attempts=attempt.number, detail="No answer.")
 
     @invariant()
     def the_job_of_this_step_is_as_it_ought_to_be(self) -> None:

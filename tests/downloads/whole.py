@@ -290,11 +290,15 @@ class Receiver:
     Attributes:
         script: statuses of its answers; the last one repeats.
         posted: what came.
+        open: while it is not set, answers wait.
+        asked: set once something has come.
     """
 
     def __init__(self, *script: int) -> None:
         self.script = script or (204,)
         self.posted: list[Posted] = []
+        self.open, self.asked = asyncio.Event(), asyncio.Event()
+        self.open.set()
         self.app = web.Application()
         self.app.router.add_post("/hook", self._take)
         self.url = ""
@@ -303,6 +307,8 @@ class Receiver:
     async def _take(self, request: web.Request) -> web.Response:
         status = self.script[min(len(self.posted), len(self.script) - 1)]
         self.posted.append(Posted(dict(request.headers), await request.read()))
+        self.asked.set()
+        await self.open.wait()
         return web.Response(status=status)
 
 
@@ -315,4 +321,7 @@ async def receiver(*script: int) -> AsyncIterator[Receiver]:
         assert server.port is not None
         ports = frozenset({server.port})
         found.policy = Policy(http=True, ports=ports, allowed=(ip_network("127.0.0.0/8"),))
-        yield found
+        try:
+            yield found
+        finally:
+            found.open.set()  # the server waits for its calls

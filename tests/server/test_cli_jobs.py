@@ -210,7 +210,8 @@ def test_show_tells_all_of_a_job_but_the_secret_of_its_callback(url: str, jobs: 
 
     async def one(records: Records) -> Job:
         job = await end(records, await make(records, 70000, 70007, callback=HOOK), "It burnt down.")
-        await records.attempted(job.id, 3, "It answered 500.")
+        for attempt in (1, 2, 3):
+            assert await records.attempted(job.id, job.last_event, attempt, "It answered 500.")
         return job
 
     job = ask(url, one)
@@ -282,8 +283,8 @@ def test_replay_sends_the_same_message_again_whatever_became_of_it(
 
     async def one(records: Records) -> Job:
         job = await end(records, await make(records, callback=HOOK))
-        await records.attempted(job.id, 2, "It answered 500.")
-        await records.settle(job.id, outcome, 3)
+        assert await records.attempted(job.id, job.last_event, 1, "It answered 500.")
+        assert await records.settle(job.id, job.last_event, outcome, 2)
         return job
 
     job = ask(url, one)

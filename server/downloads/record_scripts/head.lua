@@ -51,6 +51,15 @@ local function owes(job)
   return not ENDED[job.state] or (job.callback ~= '' and job.callback_state == 'pending')
 end
 
+-- The job, if its latest event is that end, and its callback has been tried so often or once less: what was
+-- begun before the job, or only its callback, was taken up anew is no news of it.
+local function told_of(the_end, attempts)
+  local job = read(JOB, {'state', 'ended', 'callback', 'callback_state', 'callback_attempts', 'last_event'})
+  if job and ENDED[job.state] and job.last_event == the_end and attempts - job.callback_attempts <= 1 then
+    return job
+  end
+end
+
 local function done(job)
   return job.completed + job.failed + job.cancelled
 end
