@@ -50,6 +50,28 @@ AFTER_A_BUG = 5.0
 """Seconds before a job is looked at again that has met one."""
 REMEMBERED = 3600.0
 """Seconds for which the queue knows what has ended. Nobody asks it: records remember."""
+_FORGET_DEAD = """
+local function named(reply)
+  local fields = {}
+  for i = 1, #reply, 2 do fields[reply[i]] = reply[i + 1] end
+  return fields
+end
+
+local gone = 0
+if redis.call('EXISTS', KEYS[1]) == 0 then return gone end
+for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local group = named(group).name
+  for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], group)) do
+    local consumer = named(consumer)
+    if consumer.pending == 0 and consumer.idle >= tonumber(ARGV[1]) then
+      redis.call('XGROUP', 'DELCONSUMER', KEYS[1], group, consumer.name)
+      gone = gone + 1
+    end
+  end
+end
+return gone
+"""
+"""A script, because what a consumer gets between two commands would be gone with it."""
 
 
 @value
@@ -172,6 +194,19 @@ class Queue:
         """How many wait for their turn. Raises JobStoreError."""
         async with self._turn(), self._docket.redis() as redis:
             return int(await redis.xlen(self._docket.stream_key))
+
+    async def forget_dead(self, idle: float) -> int:
+        """
+        Forget the workers that have nothing under way and have asked for nothing for *idle* seconds; returns
+        how many. The library keeps them for ever. One that lives (before Redis 7.2 also who asked and got
+        nothing counts as silent) is known again with its next job.
+
+        Raises:
+            JobStoreError: it is not known whether that was done.
+        """
+        async with self._turn(), self._docket.redis() as redis:
+            script = await redis.script_load(_FORGET_DEAD)
+            return int(await redis.evalsha(script, 1, self._docket.stream_key, round(idle * 1000)))
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:

@@ -1,4 +1,5 @@
-"""Looks after what nobody looks after: jobs that no queue knows, uploads that nobody ends, a missing bucket.
+"""Looks after what nobody looks after: jobs that no queue knows, uploads that nobody ends, a missing bucket,
+workers that a queue remembers long after their death.
 
 A job is written down before it is queued, and a process may die between the two. Queueing it again costs
 nothing if it is there already, so whoever has shown no sign of life for a while is queued again.
@@ -26,6 +27,10 @@ SILENT = 30.0
 """Seconds without a sign of life after which a job is queued again; a run gives one every 10."""
 AT_ONCE = 200
 """Jobs that are queued again in one look."""
+TIDY = 360
+"""Of these looks, one in so many is also for dead workers: one an hour, and one after the start."""
+DEAD = 6 * 3600.0
+"""Seconds without a sign of life after which a worker is forgotten. If it lives, it loses nothing by that."""
 PREPARE = 60.0
 """Seconds between two looks at whether there is a bucket: an object store may come back without it."""
 SWEEP = 60
@@ -88,10 +93,15 @@ class Rescue:
         return len(found)
 
     async def _look_after_jobs(self) -> None:
+        looks = 0
         while True:
             await asyncio.sleep(EVERY * self._rng.uniform(0.8, 1.2))
             try:
                 await self.look()
+                if looks % TIDY == 0:
+                    for queue in (self._jobs, self._callbacks):
+                        await queue.forget_dead(DEAD)
+                looks += 1
             except JobStoreError as error:
                 log.debug("silent jobs were not looked for: %s", error.detail)
             except Exception:

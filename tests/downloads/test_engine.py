@@ -1,0 +1,88 @@
+"""The queue of jobs over a real store: which workers it remembers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from server.downloads import rescue
+from server.downloads.engine import CALLBACK, JOB, Again, open_queue, working
+from tests.downloads.conftest import Start
+from tests.downloads.whole import PATIENCE
+
+HOUR = 3600.0
+STREAM, GROUP = "hedgerow:{}:stream", "docket-workers"
+"""As the library names them."""
+
+
+@pytest.fixture
+async def redis(job_store: str) -> AsyncIterator[Redis]:
+    """A client of the store."""
+    async with Redis.from_url(job_store) as client:
+        yield client
+
+
+async def consumers(redis: Redis, kind: str = JOB) -> set[str]:
+    """The workers that the queue of that kind knows."""
+    return {one["name"].decode() for one in await redis.xinfo_consumers(STREAM.format(kind), GROUP)}
+
+
+async def dies(redis: Redis, name: str, kind: str = JOB) -> None:
+    """A worker of that name has come, and has died with nothing under way."""
+    await redis.xgroup_createconsumer(STREAM.format(kind), GROUP, name)
+
+
+async def nothing(job_id: str, look: int) -> Again | None:
+    """There is nothing to do."""
+    return None
+
+
+async def test_a_dead_worker_is_forgotten_if_nothing_was_under_way_and_in_time(
+    redis: Redis, job_store: str
+) -> None:
+    stream = STREAM.format(JOB)
+    async with open_queue(job_store, JOB, nothing, 1) as queue:
+        assert await queue.forget_dead(0.0) == 0, "there is no queue yet"
+        await redis.xgroup_create(stream, GROUP, mkstream=True)
+        await dies(redis, "dead")
+        await queue.put("job", "me", new=True)
+        await redis.xreadgroup(GROUP, "dead at a job", {stream: ">"})
+        assert await queue.forget_dead(HOUR) == 0
+        assert await consumers(redis) == {"dead", "dead at a job"}
+        assert await queue.forget_dead(0.0) == 1
+        assert await consumers(redis) == {"dead at a job"}
+
+
+async def test_a_worker_that_is_taken_for_dead_works_on(redis: Redis, job_store: str) -> None:
+    looked = asyncio.Event()
+
+    async def work(job_id: str, look: int) -> Again | None:
+        looked.set()
+        return None
+
+    async with open_queue(job_store, JOB, work, 1) as queue, working(queue, 1), asyncio.timeout(PATIENCE):
+        for number in range(20):
+            looked.clear()
+            await queue.forget_dead(0.0)
+            await queue.put(f"job {number}", "me", new=True)
+            await queue.forget_dead(0.0)
+            await looked.wait()
+
+
+@pytest.mark.parametrize("kind", [JOB, CALLBACK])
+async def test_a_server_forgets_dead_workers_now_and_then(
+    start: Start, redis: Redis, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(rescue, "EVERY", 0.01)
+    monkeypatch.setattr(rescue, "TIDY", 2)
+    monkeypatch.setattr(rescue, "DEAD", 0.0)
+    site = await start()
+    await site.completed(70000)
+    await dies(redis, "dead", kind)
+    async with asyncio.timeout(PATIENCE):
+        while "dead" in await consumers(redis, kind):  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.01)
+    await site.completed(70000)
