@@ -87,9 +87,9 @@ async function stream(api, job, onChange, signal) {
   return heard;
 }
 
-function changed(job, { state, progress, completedFiles, failedFiles, file }) {
-  const files = job.files.map((one) => (one.fileId === file?.fileId ? { ...file, status: file.state } : one));
-  return { ...job, status: state, progress, completedFiles, failedFiles, files };
+function changed(job, { file, ...told }) {
+  const files = job.files.map((one) => (one.fileId === file?.fileId ? { ...one, ...file } : one));
+  return { ...job, ...told, files };
 }
 
 /** What a request is answered, which may be repeated, and is until the answer is yes or no. */

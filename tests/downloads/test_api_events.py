@@ -23,7 +23,7 @@ async def test_a_stream_tells_every_change_and_ends_with_the_job(site: Site) -> 
     assert kinds[-1] == "completed"
     assert set(kinds[2:-1]) == {"progress", "file"}
     assert sorted(
-        (e.data["file"]["fileId"], e.data["file"]["state"]) for e in events if e.kind == "file"
+        (e.data["file"]["fileId"], e.data["file"]["status"]) for e in events if e.kind == "file"
     ) == [
         (70000, "completed"),
         (70001, "failed"),
@@ -34,6 +34,17 @@ async def test_a_stream_tells_every_change_and_ends_with_the_job(site: Site) -> 
     assert (progress[0], progress[-1]) == (0, 100)
     places = [place(event.id) for event in events]
     assert places == sorted(set(places))
+
+
+async def test_what_an_event_says_the_status_says_by_the_same_names(site: Site) -> None:
+    job_id = await site.completed(70000)
+    *_, file, end = await site.history(job_id)
+    status = await site.status(job_id)
+    assert end.data.pop("at") == status["endedAt"]
+    assert end.data == {name: status[name] for name in end.data}
+    [known] = status["files"]
+    assert file.data["file"] == {name: known[name] for name in file.data["file"]}
+    assert {"status", "totalFileIds"} < end.data.keys()
 
 
 async def test_a_change_is_told_while_the_job_runs(slow: Site, files: Files) -> None:

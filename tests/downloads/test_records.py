@@ -250,13 +250,13 @@ async def test_a_job_tells_each_step_of_its_files(records: Records) -> None:
     assert (progress.kind, file.kind, file.id) == ("progress", "file", last)
     assert orjson.loads(progress.data) == {
         "jobId": job,
-        "state": "running",
+        "status": "running",
+        "totalFileIds": 2,
         "progress": 20,
         "completedFiles": 0,
         "failedFiles": 0,
-        "totalFiles": 2,
         "at": "2023-11-14T22:13:20.250Z",
-        "file": {"fileId": 10_000, "state": "running", "progress": 40, "size": 1000, "error": None},
+        "file": {"fileId": 10_000, "status": "running", "progress": 40, "size": 1000, "error": None},
     }
     told = orjson.loads(file.data)
     assert (told["progress"], told["failedFiles"]) == (50, 1)
@@ -350,7 +350,7 @@ async def test_the_files_of_a_failed_job_have_failed_with_it(records: Records) -
     assert [file.state for file in found.files] == [FileState.COMPLETED, FileState.FAILED, FileState.FAILED]
     assert [file.error for file in found.files[1:]] == ["Too many workers died."] * 2
     told = orjson.loads((await records.events(job)).events[-1].data)
-    assert (told["state"], told["failedFiles"], told["error"]) == ("failed", 2, "Too many workers died.")
+    assert (told["status"], told["failedFiles"], told["error"]) == ("failed", 2, "Too many workers died.")
 
 
 async def test_no_job_is_completed_before_its_files_have_ended(

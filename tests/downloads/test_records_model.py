@@ -364,7 +364,7 @@ class Histories(RuleBasedStateMachine):
         assert all(one < other for one, other in itertools.pairwise(numbers))
         assert job.last_event == page.events[-1].id
         last = orjson.loads(page.events[-1].data)
-        counts = (last["completedFiles"], last["failedFiles"], last["totalFiles"])
+        counts = (last["completedFiles"], last["failedFiles"], last["totalFileIds"])
         assert counts == (job.completed, job.failed, job.total)
         assert last["progress"] == job.percent if model.told else last["progress"] >= job.percent
 

@@ -73,8 +73,8 @@ end
 -- others of each of its files. Returns the event's id.
 local function change(job, kind, more, ...)
   local data = string.format(
-    '{"jobId":"%s","state":"%s","progress":%d,"completedFiles":%d,"failedFiles":%d,"totalFiles":%d,"at":"%s"%s}',
-    ID, job.state, percent(job), job.completed, job.failed, job.total, AT, more)
+    '{"jobId":"%s","status":"%s","totalFileIds":%d,"progress":%d,"completedFiles":%d,"failedFiles":%d,"at":"%s"%s}',
+    ID, job.state, job.total, percent(job), job.completed, job.failed, AT, more)
   local event = redis.call('XADD', EVENTS, 'MAXLEN', '~', 200 + 16 * job.total, '*', 'kind', kind, 'data', data)
   redis.call('HSET', JOB, 'last_event', event, ...)
   redis.call('PUBLISH', key('events', ID), event .. '\n' .. kind .. '\n' .. data)

@@ -27,7 +27,7 @@ if ENDED[state] then
 else
   job.partial = job.partial + percent_of_file - before
 end
-local file = string.format(',"file":{"fileId":%s,"state":"%s","progress":%d,"size":%s,"error":%s}',
+local file = string.format(',"file":{"fileId":%s,"status":"%s","progress":%d,"size":%s,"error":%s}',
   file_id, state, percent_of_file, size, why)
 return change(job, kind, file,
   'partial', job.partial, 'completed', job.completed, 'failed', job.failed, 'cancelled', job.cancelled)
