@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from aiohttp import http_parser
 
 from strategies import (
     AdaptiveOptions,
@@ -39,11 +38,6 @@ from tests.upstream.scripted import (
 )
 from upstream.breaker import BreakerOptions
 from upstream.payloads import anything, json_document
-
-needs_the_c_parser = pytest.mark.skipif(
-    http_parser.HttpResponseParser is http_parser.HttpResponseParserPy,
-    reason="aiohttp's pure-Python parser forgets what follows a body, and its connection is used again",
-)
 
 
 def head(*headers: str, status: str = "200 OK") -> bytes:
@@ -150,7 +144,7 @@ ZSTD = b"\x28\xb5\x2f\xfd\x00\x58" + b"\x02\x00\x10 " * 512 + b"\x03\x00\x10 "
             [read(), send(head("Content-Length: 10") + b'{"time": 1}'), hang()],
             "protocol_error or invalid_payload",
             id="a length too short",
-            marks=[pytest.mark.fault(55), needs_the_c_parser],
+            marks=pytest.mark.fault(55),
         ),
         pytest.param(
             [read(), send(CHUNKED + b"5\r\n{}\r\n\r\nzz\r\n"), hang()],
@@ -183,7 +177,7 @@ ZSTD = b"\x28\xb5\x2f\xfd\x00\x58" + b"\x02\x00\x10 " * 512 + b"\x03\x00\x10 "
             [read(), send(head("Content-Length: 11", status="204 No Content") + b'{"time": 1}'), hang()],
             "protocol_error or http_error",
             id="204 with a body",
-            marks=[pytest.mark.fault(59), needs_the_c_parser],
+            marks=pytest.mark.fault(59),
         ),
         pytest.param(
             [read(), send(answer(b"", "Location: /again", status="302 Found"))],
