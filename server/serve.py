@@ -43,7 +43,7 @@ QUIET = 1.0
 """Seconds that a connection has been idle, while we were leaving, before it may be closed."""
 CANCELLED_WITHIN = 1.0
 """Seconds that requests have to end once their time is over, and again once they were cancelled."""
-TWINS = 0.1
+TWINS = 0.5
 """Seconds within which a second signal is the first one again: to the whole group, and by the parent."""
 
 

@@ -19,7 +19,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from server.workers import Action, Fork, Send, Supervisor
+from server.serve import TWINS
+from server.workers import FIRST_DELAY, Action, Fork, Send, Supervisor
 
 ROOT = Path(__file__).parents[2]
 FIXED = {
@@ -32,6 +33,8 @@ FIXED = {
     "ACCESS_LOG": "off",
     "DOWNLOADS": "off",
 }
+PATIENT = "import server.worker_metrics\nserver.worker_metrics.DEADLINE = 20.0"
+"""The workers wait for each other's figures, however busy this machine is."""
 TERM, KILL, INT = signal.SIGTERM, signal.SIGKILL, signal.SIGINT
 
 
@@ -219,11 +222,13 @@ class Server:
 
 
 @asynccontextmanager
-async def running(workers: int = 2, code: str = "", **environ: str) -> AsyncIterator[Server]:
-    """A server that listens, with *code* run before it; whatever the test leaves is killed."""
+async def running(
+    workers: int = 2, code: str = "", *, listens: bool = True, **environ: str
+) -> AsyncIterator[Server]:
+    """A server, once it *listens*, with *code* run before it; whatever the test leaves is killed."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-c", f"import sys\n{code}\nfrom server.__main__ import main\nsys.exit(main())"),
+        *("-c", f"import sys\n{PATIENT}\n{code}\nfrom server.__main__ import main\nsys.exit(main())"),
         *("--port", "0", "--workers", str(workers)),
         cwd=ROOT,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **FIXED, **environ},
@@ -232,8 +237,8 @@ async def running(workers: int = 2, code: str = "", **environ: str) -> AsyncIter
     )
     server = Server(process)
     try:
-        async with asyncio.timeout(20):
-            if not code:
+        async with asyncio.timeout(60):
+            if listens:
                 server.url = (await server.until(lambda line: "url" in line))["url"]
             yield server
     finally:
@@ -388,14 +393,15 @@ async def test_a_second_signal_cuts_the_drain_short() -> None:
         server.process.send_signal(TERM)
         for _ in range(2):
             await server.said("draining")
-        await asyncio.sleep(0.15)  # sooner it counts as the first one, sent to the whole group
+        await asyncio.sleep(1.5 * TWINS)  # sooner it counts as the first one, sent to the whole group
         server.process.send_signal(TERM)
         assert await server.process.wait() == 0
 
 
 async def test_a_signal_to_the_whole_group_is_one_signal() -> None:
     """A supervisor that signals all processes does not thereby cut the drain short."""
-    async with running(DRAIN_DELAY_MS="300") as server, aiohttp.ClientSession() as session:
+    at_once = "import server.serve\nserver.serve.TWINS = 60.0"  # whatever this machine makes of it
+    async with running(code=at_once, DRAIN_DELAY_MS="2000") as server, aiohttp.ClientSession() as session:
         for pid in [server.process.pid, *server.workers.values()]:
             os.kill(pid, TERM)
         for _ in range(2):
@@ -435,14 +441,13 @@ async def test_a_port_in_use_stops_it_with_1() -> None:
 async def test_workers_that_die_at_once_are_started_ever_later() -> None:
     """The parent goes on trying, and can be stopped all the while."""
     die = "import os, server.workers\nserver.workers.create_app = lambda *_, **__: os._exit(3)"
-    async with running(code=die) as server:
+    async with running(code=die, listens=False) as server:
         starts: list[float] = []
         while len(starts) < 8:
             line = await server.until(lambda line: re.search(r"worker \d+ started", line["message"]))
             starts.append(float(line["time"][-6:].replace(",", ".")))
-        pauses = [(after - before) % 60 for before, after in itertools.pairwise(starts[::2])]
-        assert pauses == sorted(pauses)
-        assert pauses[-1] > 0.3
+        # One of the two has been replaced three times at least.
+        assert (starts[-1] - starts[0]) % 60 > FIRST_DELAY * (1 + 2 + 4) - 0.01
         server.process.send_signal(TERM)
         assert await server.process.wait() == 0
 
