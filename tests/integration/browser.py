@@ -26,6 +26,14 @@ WITHIN = 60.0
 """Seconds in which whatever a test waits for in a page comes true."""
 
 
+NO_PAGE = -32000
+"""What the protocol answers when there is nothing that could be asked."""
+
+
+class BetweenPages(Exception):
+    """There is no page at the moment."""
+
+
 class Page:
     """A page in the browser."""
 
@@ -40,6 +48,8 @@ class Page:
         async for message in self._socket:
             told = message.json()
             if told.get("id") == number:
+                if told.get("error", {}).get("code") == NO_PAGE:
+                    raise BetweenPages(told)
                 assert "error" not in told, told
                 return told["result"]
         raise AssertionError("the browser has gone")
@@ -55,8 +65,15 @@ class Page:
     async def until(self, expression: str) -> None:
         """Wait until that JavaScript is true. It may not yet be there that it could be asked for."""
         async with asyncio.timeout(WITHIN):
-            while not await self.value(f"Boolean({expression})"):  # noqa: ASYNC110 - nothing tells it
+            while not await self._so(expression):  # noqa: ASYNC110 - nothing tells it
                 await asyncio.sleep(0.02)
+
+    async def _so(self, expression: str) -> bool:
+        """Not while one page goes and the next comes."""
+        try:
+            return bool(await self.value(f"Boolean({expression})"))
+        except BetweenPages:
+            return False
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Debian's nginx with the configuration of the documentation, on loopback; its timeouts are a thirtieth."""
+"""Debian's nginx with the configuration of the documentation, on loopback, as patient as a test wants it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Nginx:
         return (self.folder / "access.log").read_text()
 
 
-def written(folder: Path, port: int, servers: tuple[int, ...]) -> str:
+def written(folder: Path, port: int, servers: tuple[int, ...], patience: int) -> str:
     """The example, with places and times of a test in it; what is to be changed has to be there, once."""
     user, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
     upstream = " ".join(f"server 127.0.0.1:{each} max_fails=0;" for each in servers)
@@ -64,7 +64,7 @@ def written(folder: Path, port: int, servers: tuple[int, ...]) -> str:
         "/var/log/nginx/error.log": f"{folder}/error.log",
         "server 127.0.0.1:8000;": upstream,
         "listen 80;": f"listen 127.0.0.1:{port};",
-        "proxy_read_timeout 30s;": "proxy_read_timeout 1s;",
+        "proxy_read_timeout 30s;": f"proxy_read_timeout {patience}s;",
     }.items():
         assert text.count(old) == 1, f"the example has {old!r} {text.count(old)} times"
         text = text.replace(old, new)
@@ -72,14 +72,14 @@ def written(folder: Path, port: int, servers: tuple[int, ...]) -> str:
 
 
 @contextmanager
-def nginx(folder: Path, *servers: int) -> Iterator[Nginx]:
-    """nginx in front of the servers at those ports."""
+def nginx(folder: Path, *servers: int, patience: int = 30) -> Iterator[Nginx]:
+    """nginx in front of the servers at those ports, which waits *patience* seconds for what they say."""
     program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     assert program, "there is no nginx here: apt-get install nginx"
     folder.mkdir()
     port = free_port()
     configuration = folder / "nginx.conf"
-    configuration.write_text(written(folder, port, servers))
+    configuration.write_text(written(folder, port, servers, patience))
     with (folder / "stderr").open("wb") as stderr:
         process = subprocess.Popen(
             [program, "-p", str(folder), "-c", str(configuration), "-g", "daemon off;"],

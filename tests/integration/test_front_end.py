@@ -18,7 +18,7 @@ from server.downloads import handlers
 from server.lifespan import DOWNLOADS
 from server.serve import listen
 from tests.downloads import whole
-from tests.downloads.whole import BASE, Files, Site, hosted, source_of_files
+from tests.downloads.whole import BASE, Files, Site, be_patient, hosted, source_of_files
 from tests.integration.browser import Page, browser
 from tests.integration.nginx import free_port
 from tests.job_store.stores import Valkey, valkey
@@ -76,6 +76,7 @@ def api(store: Valkey, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyP
     """The API, of which nothing is left but what is on disk when its server ends."""
     with redis.Redis.from_url(store.url) as client:
         client.flushall()
+    be_patient(monkeypatch)
     port = free_port()
     monkeypatch.setattr(whole, "listen", lambda host, _: listen(host, port))
     return Api(port, REDIS_URL=store.url, DATA_DIR=str(tmp_path / "data"), DOWNLOAD_SOURCE_URL=files.url)

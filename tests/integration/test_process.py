@@ -15,6 +15,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from server import __version__
 
@@ -114,13 +116,27 @@ async def test_version_and_help() -> None:
 @pytest.mark.fault(80)
 async def test_sigterm_lets_requests_in_flight_finish() -> None:
     """A slow request asked before SIGTERM is answered after it, its connection is closed, the exit is 0."""
-    async with running(SIMULATOR_LATENCY="constant:400", DRAIN_DELAY_MS="0") as (process, url):
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def work(request: web.Request) -> web.Response:
+        asked.set()
+        await go_on.wait()
+        return web.json_response({"time": 1})
+
+    app = web.Application()
+    app.router.add_get("/", work)
+    async with (
+        TestServer(app) as upstream,
+        running(WORK_API_URL=str(upstream.make_url("/")), DRAIN_DELAY_MS="0") as (process, url),
+    ):
         async with aiohttp.ClientSession() as session:
             asking = asyncio.ensure_future(session.get(f"{url}/api/first"))
-            async with session.get(f"{url}/metrics") as response:
-                while 'in_flight{route="first"} 1.0' not in await response.text():
-                    response = await session.get(f"{url}/metrics")
+            await asked.wait()
             process.send_signal(signal.SIGTERM)
+            assert process.stderr is not None
+            while b"draining" not in await process.stderr.readline():
+                assert not asking.done()
+            go_on.set()
             async with await asking as response:
                 assert response.status == 200
         assert await process.wait() == 0
