@@ -29,12 +29,18 @@ from server.lifespan import NO_TRIAL, Trial
 from server.telemetry import Telemetry
 from tests.downloads.places import Clock, LocalPlace, Place, S3Place
 from tests.downloads.seaweed import S3Server, seaweed
-from tests.downloads.whole import Files, Site, hosted, source_of_files
+from tests.downloads.whole import Files, Site, be_patient, hosted, source_of_files
 from tests.job_store.stores import Valkey, valkey
 
 Start: TypeAlias = Callable[..., Awaitable[Site]]
 
 SECRET = b"0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores are slow where this machine is; they are given up only where a test is about that."""
+    be_patient(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -136,10 +136,10 @@ async def test_a_start_that_takes_too_long_is_a_504_and_its_job_goes_on_to_its_e
     files: Files, start: Start
 ) -> None:
     files.hold()
-    site = await start(DOWNLOAD_SOURCE_URL=files.url, REQUEST_TIMEOUT_MS="300")
+    site = await start(DOWNLOAD_SOURCE_URL=files.url, REQUEST_TIMEOUT_MS="1000")
     began = time.monotonic()
     answer = await site.ask("POST", f"{BASE}/start", {"file_id": 70000})
-    assert 0.29 <= time.monotonic() - began < 3
+    assert 0.99 <= time.monotonic() - began < 20
     told = answer.told
     assert (answer.status, told["code"], answer.headers["Content-Type"]) == (
         504,
@@ -355,7 +355,7 @@ async def test_cancelling_a_job_that_runs_hangs_up_the_call_that_it_has_under_wa
     answer = await slow.cancel(job_id)
     assert (answer.status, answer.told["status"]) == (200, "cancelled")
     assert {file["status"] for file in answer.told["files"]} == {"cancelled"}
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await files.gone.wait()
         await until(lambda: not files.calls)
     assert (await slow.history(job_id))[-1].kind == "cancelled"

@@ -17,13 +17,21 @@ from server.job_store.opening import JobStoreDown
 from server.lifespan import DOWNLOADS, Trial
 from tests.downloads.conftest import Start
 from tests.downloads.places import fetch
-from tests.downloads.whole import BASE, Answer, Files, Site, whole
+from tests.downloads.whole import BASE, Answer, Files, Site, be_patient, whole
 from tests.job_store.stores import Valkey, valkey
 from upstream.simulator.files import archive
 
-SOON = 3.5
-"""Seconds in which every route answers, whatever a store does."""
+PATIENCE = 4.0
+"""Seconds that the job store has for an answer."""
+SOON = 15.0
+"""Seconds in which every route answers, whatever a store does, on a busy machine too."""
 NOBODY = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that hangs is given up, if not as soon as in production."""
+    be_patient(monkeypatch, PATIENCE)
 
 
 @pytest.fixture
@@ -73,10 +81,13 @@ def require_problem(answer: Answer, status: int, code: str) -> None:
 
 
 async def require_work(site: Site) -> None:
-    """`/api/*` does not notice."""
-    began = time.monotonic()
-    assert (await site.get("/api/first")).status == 200
-    assert time.monotonic() - began < 1
+    """`/api/*` does not notice: what waited for a store would wait for its whole patience, each time."""
+    took = []
+    for _ in range(3):
+        began = time.monotonic()
+        assert (await site.get("/api/first")).status == 200
+        took.append(time.monotonic() - began)
+    assert min(took) < PATIENCE / 4
 
 
 @contextmanager

@@ -449,12 +449,12 @@ async def test_what_is_published_is_what_is_kept(records: Records, redis: Redis,
     new = new_job()
     async with redis.pubsub() as pubsub:
         await pubsub.subscribe(f"{prefix}:events:{new.id}")
-        await pubsub.get_message(timeout=5)
+        await pubsub.get_message(timeout=20)
         await records.create(new)
         await claim(records, new.id)
         await records.update(new.id, 1, running(10_000, 10))
         await records.cancel(new.id)
-        heard = [await pubsub.get_message(timeout=5) for _ in range(4)]
+        heard = [await pubsub.get_message(timeout=20) for _ in range(4)]
     kept = (await records.events(new.id)).events
     assert [message["data"] for message in heard if message] == [
         b"\n".join((event.id.encode(), event.kind.encode(), event.data)) for event in kept

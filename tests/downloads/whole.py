@@ -8,17 +8,22 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from ipaddress import ip_network
 from typing import Any
 
 import aiohttp
+import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from aiohttp.typedefs import Handler
 
+from server import jobs_cli, lifespan
 from server.app import ROUTES, create_app
+from server.downloads import channels, engine, service
+from server.job_store import opening
 from server.lifespan import NO_TRIAL, Trial
+from server.rate_limits import open_rate_limiter
 from server.routes import Table, load_table
 from server.serve import listen, serving
 from server.settings import load_settings
@@ -44,6 +49,16 @@ QUIET = {
     "WEBHOOK_SECRETS": SECRET,
 }
 """Settings of a server that is neither slow nor chatty, and whose luck is good."""
+
+
+def be_patient(patch: pytest.MonkeyPatch, seconds: float = PATIENCE) -> None:
+    """Let the job store have *seconds* for each answer: how busy this machine is must not matter."""
+    for room in (service, jobs_cli):
+        patch.setattr(room, "JobStoreConfig", partial(opening.JobStoreConfig, patience=seconds))
+    patch.setattr(opening, "CHECK", seconds)
+    for room in (engine, channels):
+        patch.setattr(room, "PATIENCE", seconds)
+    patch.setattr(lifespan, "open_rate_limiter", partial(open_rate_limiter, patience=seconds))
 
 
 @dataclass

