@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias, cast
 
@@ -397,7 +398,15 @@ async def behind(serve: Serve, upstream: Upstream, aiohttp_server: AiohttpServer
 
 
 SOON = 0.05 + 0.2
-"""Seconds: what is promised, and what a machine that is shared may take away."""
+"""Seconds of CPU, while nothing else is done: what is promised, and what this machine may add."""
+
+
+async def soon(so: Callable[[], object]) -> None:
+    """Let the loop turn until it is *so*. A machine that does other things meanwhile makes nobody late."""
+    began = time.process_time()
+    while not so():
+        assert time.process_time() - began < SOON
+        await asyncio.sleep(0)
 
 
 @pytest.mark.fault(18)
@@ -415,11 +424,13 @@ async def test_a_caller_who_leaves_during_a_request_ends_its_attempts(
     in_flight = 'hedgerow_attempts_in_flight{upstream="work"}'
     assert await server.metric(in_flight) == 2
     connection.writer.transport.abort()
-    async with asyncio.timeout(SOON):
-        await until(lambda: connections[0].transport is None)
-        while await server.metric(in_flight):
-            pass
-    await asyncio.wait_for(upstream.gone.wait(), SOON if lane == "off" else PATIENCE)
+    await soon(lambda: connections[0].transport is None)
+    began = time.process_time()
+    while await server.metric(in_flight):
+        assert time.process_time() - began < SOON
+    if lane == "off":
+        await soon(upstream.gone.is_set)
+    await asyncio.wait_for(upstream.gone.wait(), PATIENCE)
 
 
 @pytest.mark.fault(18)
@@ -466,7 +477,7 @@ async def test_a_caller_who_half_closes_counts_as_gone(
 @pytest.mark.fault(14)
 async def test_the_limits_are_the_operators(serve: Serve) -> None:
     """Silence is answered with silence, the rest with a 408; each ends the connection."""
-    server = await serve(HEADER_TIMEOUT_MS="30", BODY_TIMEOUT_MS="30")
+    server = await serve(HEADER_TIMEOUT_MS="300", BODY_TIMEOUT_MS="300")
     assert await rest(await server.connect()) == b""
     assert problem(await last_word(await server.connect(), b"GET /")) == (408, "request_timeout")
     assert problem(await last_word(await server.connect(), b"\r\n\r\n")) == (408, "request_timeout")
@@ -484,12 +495,13 @@ async def test_callers_who_drip_are_closed_while_others_are_answered(
 ) -> None:
     """Two hundred who are silent, a hundred with half a head, and one who asks."""
     server = await serve(HEADER_TIMEOUT_MS="300")
+    asking = await server.connect()
+    assert (await asking.ask(get("/api/first")))[0] == 200
     idle = [await server.connect() for _ in range(300)]
     for one in idle[:100]:
         one.writer.write(b"GET /api/all HTTP/1.1\r\nA: ")
-    asking = await server.connect()
-    while any(one.transport for one in connections[:300]):
-        for one, seen in zip(idle[:100], connections, strict=False):
+    while any(one.transport for one in connections[1:]):
+        for one, seen in zip(idle[:100], connections[1:], strict=False):
             if seen.transport is not None:
                 one.writer.write(b"b")
         assert (await asking.ask(get("/api/first")))[0] == 200

@@ -230,7 +230,7 @@ async def test_on_a_link_that_loses_what_comes_in_time_is_whole_and_the_rest_tim
         ScriptedUpstream([repeat(read(), lossy(random.Random(5), 0.3, 1.0))]) as ill,
         trial(ill.url, fast_lane, caplog) as tried,
     ):
-        alone = await asyncio.gather(*(tried.execute("first", "ill", timeout=0.4) for _ in range(12)))
+        alone = await asyncio.gather(*(tried.execute("first", "ill", timeout=0.8) for _ in range(12)))
         assert {word for result in alone for word in reasons(result)} == {"success", "timeout"}
         assert all(bodies(result) in ([], [b'{"time": 1}']) for result in alone)
         saved = await asyncio.gather(*(tried.execute("hedged", "ill", "good") for _ in range(12)))

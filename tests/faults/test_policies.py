@@ -69,7 +69,7 @@ async def test_a_late_answer_is_not_written_to_the_caller(lane: str) -> None:
         server(WORK_API_URL=upstream.url, FAST_LANE=lane) as running,
     ):
         caller = await running.connect()
-        status, body = await caller.ask("/api/first?timeout=100")
+        status, body = await caller.ask("/api/first?timeout=1000")
         assert (status, b"timeout" in body) == (500, True)
         late.set()
         if lane == "on":  # the connection waits for what it was asked for; without the lane it is closed

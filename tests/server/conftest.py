@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from pytest_aiohttp.plugin import AiohttpClient, AiohttpServer
 
 from server.app import DIRECT, LIFECYCLE, ROUTES, SHEDDING, TELEMETRY, create_app
+from server.arrival import Arrival
 from server.front import FrontProtocol, front
 from server.headers import Decorator
 from server.routes import load_table
@@ -99,9 +100,14 @@ def way(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def serve(
-    upstream: Upstream, aiohttp_client: AiohttpClient, aiohttp_server: AiohttpServer, way: str
+    upstream: Upstream,
+    aiohttp_client: AiohttpClient,
+    aiohttp_server: AiohttpServer,
+    way: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Serve:
-    """Start the application with the given settings; returns a client of it."""
+    """Start the application with the given settings; returns a client of it. No request comes to it late."""
+    monkeypatch.setattr(Arrival, "age", lambda arrival: 0.0)
 
     async def start(table: str | None = None, **environ: Any) -> Client:
         app = web.Application()

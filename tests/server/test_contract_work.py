@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from server.app import ROUTES as TABLE
 from tests.server.conftest import Client, Serve, Upstream
 
 ROUTES = ("/api/all", "/api/first", "/api/within-timeout", "/api/smart")
@@ -42,7 +43,7 @@ class TestAll:
     async def test_one_unfinished_at_the_timeout_is_500(self, client: Client, upstream: Upstream) -> None:
         """A success in hand does not help."""
         upstream.plays(A, "hang")
-        status, body = await ask(client, "/api/all?timeout=800")
+        status, body = await ask(client, "/api/all?timeout=1500")
         assert (status, body["code"]) == (500, "timeout")
         assert sorted(one["outcome"] for one in body["attempts"]) == ["success", "timeout"]
 
@@ -63,13 +64,15 @@ class TestFirst:
         later.set()
         assert await asking == (200, {"time": 1})
 
-    @pytest.mark.parametrize(("script", "code"), [((500,), "no_success"), (("hang",), "timeout")])
+    @pytest.mark.parametrize(
+        ("script", "query", "code"), [(500, "", "no_success"), ("hang", "?timeout=50", "timeout")]
+    )
     async def test_no_success_is_500(
-        self, client: Client, upstream: Upstream, script: tuple[Any, ...], code: str
+        self, client: Client, upstream: Upstream, script: int | str, query: str, code: str
     ) -> None:
         """Whether they failed or were silent shows in the code."""
-        upstream.plays(*script)
-        status, body = await ask(client, "/api/first?timeout=50")
+        upstream.plays(script)
+        status, body = await ask(client, f"/api/first{query}")
         assert (status, body["code"]) == (500, code)
 
 
@@ -77,7 +80,7 @@ class TestWithinTimeout:
     async def test_what_arrived_in_time(self, client: Client, upstream: Upstream) -> None:
         """The silent one is left out at the timeout."""
         upstream.plays(A, "hang")
-        assert await ask(client, "/api/within-timeout?timeout=800") == (200, [{"time": 200}])
+        assert await ask(client, "/api/within-timeout?timeout=1500") == (200, [{"time": 200}])
 
     async def test_nothing_in_time_is_an_empty_array(self, client: Client, upstream: Upstream) -> None:
         """There is no error on this route."""
@@ -90,19 +93,25 @@ class TestWithinTimeout:
         assert await ask(client, "/api/within-timeout") == (200, [])
 
 
+PATIENT = TABLE.read_text("utf-8").replace("delay = 0.3", "delay = 30.0")
+"""With a hedge that does not come by time alone, however slow this machine is."""
+
+
 class TestSmart:
-    async def test_a_quick_success_costs_one_call(self, client: Client, upstream: Upstream) -> None:
+    async def test_a_quick_success_costs_one_call(self, serve: Serve, upstream: Upstream) -> None:
         """The body tells the time that we took and the payload as it came."""
+        client = await serve(PATIENT)
         status, body = await ask(client, "/api/smart")
         assert (status, body["api"], upstream.calls) == (200, {"time": 160}, 1)
         assert isinstance(body["time"], int)
 
-    async def test_a_failure_fires_two_more_at_once(self, client: Client, upstream: Upstream) -> None:
+    async def test_a_failure_fires_two_more_at_once(self, serve: Serve, upstream: Upstream) -> None:
         """Three calls in all; a success of the later two is the answer."""
+        client = await serve(PATIENT)
         upstream.plays(500, "hang", A)
-        status, body = await ask(client, "/api/smart")
+        status, body = await ask(client, "/api/smart?timeout=30000")
         assert (status, body["api"], upstream.calls) == (200, {"time": 200}, 3)
-        assert body["time"] < 300
+        assert body["time"] < 20_000
 
     async def test_silence_fires_two_more_and_the_first_may_still_win(
         self, client: Client, upstream: Upstream
@@ -124,10 +133,11 @@ class TestSmart:
         assert (status, body["code"], upstream.calls) == (503, "no_success", 3)
         assert [one["attempt"] for one in body["attempts"]] == [0, 1, 2]
 
-    async def test_silence_until_the_timeout_is_503(self, client: Client, upstream: Upstream) -> None:
-        """Before 300 ms nothing else is fired."""
+    async def test_silence_until_the_timeout_is_503(self, serve: Serve, upstream: Upstream) -> None:
+        """Before the hedge's time nothing else is fired."""
+        client = await serve(PATIENT)
         upstream.plays("hang")
-        status, body = await ask(client, "/api/smart?timeout=50")
+        status, body = await ask(client, "/api/smart?timeout=700")
         assert (status, body["code"], upstream.calls) == (503, "timeout", 1)
 
 
@@ -155,7 +165,7 @@ async def test_a_payload_is_handed_on_to_the_byte(client: Client, upstream: Upst
     "timeout",
     [
         *("0", "-1", "abc", "1e3", "1.5", "%2B5", "+5", "%205", "5ms", "", "30001", "NaN", "0x10", "1_0"),
-        *("%D9%A5", "\u0665", "9" * 400, "null", "true", "5%00", "5&timeout=9", "%FF"),
+        *("%D9%A5", "\u0665", "9" * 400, "null", "true", "5%00", "5000&timeout=9000", "%FF"),
     ],
 )
 @pytest.mark.fault(22, 23, 24)
@@ -176,7 +186,7 @@ async def test_anything_but_a_whole_number_in_range_is_400(
 
 
 @pytest.mark.parametrize(
-    "query", ["", "?timeout=30000", "?timeout=4999", "?timeout=5001", "?utm=1&timeout=500"]
+    "query", ["", "?timeout=30000", "?timeout=4999", "?timeout=5001", "?utm=1&timeout=5000"]
 )
 @pytest.mark.fault(21, 25, 29)
 async def test_a_timeout_in_range_or_none_is_fine(client: Client, query: str) -> None:
@@ -256,7 +266,7 @@ async def test_a_fifth_route_and_a_second_upstream_need_no_python(serve: Serve, 
     """
     client = await serve(table)
     upstream.plays(b'{"anything": []}')
-    assert await ask(client, "/fastest?timeout=1000") == (200, {"anything": []})
+    assert await ask(client, "/fastest?timeout=10000") == (200, {"anything": []})
     assert upstream.calls == 2
     upstream.plays(404)
     assert (await ask(client, "/fastest"))[0] == 502

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from server.app import LIFECYCLE
+from server.arrival import Arrival
 from server.front import MOST_HELD, FrontProtocol
 from server.head import LONGEST, Head, read_head
 from tests.server.raw import Serve, get, servers, until
@@ -32,18 +33,19 @@ async def under_way(connections: list[FrontProtocol]) -> None:
     ("target", "status"),
     [
         ("/api/all", 200),
-        ("/api/first?timeout=500", 200),
+        ("/api/first?timeout=5000", 200),
         ("/api/smart?timeout=abc", 400),
         ("/api/all?timeout=0&timeout=1", 400),
-        ("/api/first?timeout=50", 500),
-        ("/api/within-timeout?timeout=50", 200),
+        ("/api/first?timeout=300", 500),
+        ("/api/within-timeout?timeout=300", 200),
     ],
 )
 async def test_an_answer_has_the_head_and_body_that_aiohttp_gives_it(
-    serve: Serve, parsed: list[bytes], target: str, status: int
+    serve: Serve, parsed: list[bytes], monkeypatch: pytest.MonkeyPatch, target: str, status: int
 ) -> None:
     """All but the date, and the times in it."""
-    server = await serve(SIMULATOR_LATENCY="constant:100" if "timeout=50" in target[-10:] else "constant:0")
+    monkeypatch.setattr(Arrival, "age", lambda arrival: 0.0)  # who is late is told something else
+    server = await serve(SIMULATOR_LATENCY="constant:5000" if target.endswith("=300") else "constant:0")
     connection = await server.connect()
     answers = []
     for odd in (b"", ODD):
@@ -93,7 +95,7 @@ async def test_a_caller_who_sends_without_end_is_not_read_without_end(
     serve: Serve, connections: list[FrontProtocol]
 ) -> None:
     """Beyond a bound the rest waits in the kernel until the first answer is out."""
-    server = await serve(SIMULATOR_LATENCY="constant:30000")
+    server = await serve(SIMULATOR_LATENCY="constant:30000", SHUTDOWN_TIMEOUT_MS="0")
     caller = await server.connect()
     caller.writer.write(get("/api/first?timeout=30000"))
     await under_way(connections)

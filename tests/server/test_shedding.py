@@ -36,10 +36,10 @@ async def test_a_refusal_is_made_of_bytes_and_the_connection_stays_good(
     connection = await server.connect()
     server.full()
     for _ in range(3):
-        assert is_refusal(*await connection.ask(get("/api/first?timeout=500")))
+        assert is_refusal(*await connection.ask(get("/api/first?timeout=5000")))
     assert parsed == []
     server.full(full=False)
-    status, _, body = await connection.ask(get("/api/first?timeout=500"))
+    status, _, body = await connection.ask(get("/api/first?timeout=5000"))
     assert status == 200
     assert "time" in json.loads(body)
     assert server.in_flight == 0
@@ -212,7 +212,7 @@ async def test_a_loop_that_is_behind_refuses_what_came_too_late(
     connection = await server.connect()
     assert (await connection.ask(get("/api/first")))[0] == 200
     monkeypatch.setattr(Arrival, "age", lambda arrival: 0.020)
-    assert (await connection.ask(get("/api/first?timeout=500")))[0] == 200
+    assert (await connection.ask(get("/api/first?timeout=5000")))[0] == 200
     assert is_refusal(*await connection.ask(get("/api/first?a=b&timeout=22")))
     assert await server.metric('hedgerow_shed_total{reason="age"}') == 1
 
