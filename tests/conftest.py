@@ -1,12 +1,17 @@
-"""Fixtures that more than one folder of tests needs."""
+"""What more than one folder of tests needs."""
 
 from __future__ import annotations
 
 import asyncio
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from server.front import FrontProtocol
+
+# An example that takes long says something about this machine, not about what is tested.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -384,7 +384,5 @@ def test_whatever_happens_records_keep_their_promises(model_store: Valkey) -> No
         settings=settings(
             max_examples=25,
             stateful_step_count=40,
-            deadline=None,
-            suppress_health_check=[HealthCheck.too_slow],
         ),
     )

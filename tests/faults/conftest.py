@@ -13,7 +13,7 @@ import pytest
 
 from tests.server.raw import Connection, Serve, servers
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds after which a test that waits has failed."""
 
 ANSWER = tuple[int, dict[str, str], bytes]

@@ -101,7 +101,7 @@ async def server(files: int | None = None, **environ: str) -> AsyncIterator[Runn
         for caller in running.callers:
             caller.close()
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), 60) == 0
         await listening
         assert not [line for line in running.log if "Traceback" in line or '"error"' in line.lower()]
     finally:

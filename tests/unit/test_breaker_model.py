@@ -134,6 +134,6 @@ class SharedHistories(Histories):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+TestHistories.settings = settings(max_examples=300, stateful_step_count=60)
 TestSharedHistories = SharedHistories.TestCase
-TestSharedHistories.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestSharedHistories.settings = settings(max_examples=60, stateful_step_count=60)

@@ -21,7 +21,7 @@ from upstream.stack import Upstreams
 from upstream.transport import HttpTransport
 
 T = TypeVar("T")
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds after which a test that should have ended long ago is broken. No test waits for it to pass."""
 
 
