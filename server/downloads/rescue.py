@@ -98,10 +98,10 @@ class Rescue:
             await asyncio.sleep(EVERY * self._rng.uniform(0.8, 1.2))
             try:
                 await self.look()
-                if looks % TIDY == 0:
+                looks += 1
+                if looks % TIDY == 1:
                     for queue in (self._jobs, self._callbacks):
                         await queue.forget_dead(DEAD)
-                looks += 1
             except JobStoreError as error:
                 log.debug("silent jobs were not looked for: %s", error.detail)
             except Exception:
@@ -113,10 +113,9 @@ class Rescue:
             pause = EVERY
             try:
                 await self._objects.prepare()
-                if looks % SWEEP == 0 and (gone := await self._objects.sweep(STALE_UPLOAD)):
+                looks, pause = looks + 1, PREPARE
+                if looks % SWEEP == 1 and (gone := await self._objects.sweep(STALE_UPLOAD)):
                     log.info("%d uploads that were never ended are gone", gone)
-                looks += 1
-                pause = PREPARE
             except StoreError as error:
                 log.warning("%s", error.detail)
             except Exception:

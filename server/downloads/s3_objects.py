@@ -18,7 +18,6 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import aiohttp
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, ReadTimeoutError
@@ -36,6 +35,7 @@ from server.downloads.objects import (
 )
 from server.downloads.parts import parts
 from server.downloads.tidying import Tidying
+from upstream.faults import FAULTS
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
@@ -307,7 +307,7 @@ class S3Objects:
             if _code(error) == "NoSuchBucket":
                 self._prepared = False
             raise _told(error) from error
-        except (BotoCoreError, aiohttp.ClientError, OSError) as error:
+        except (BotoCoreError, *FAULTS) as error:
             raise StoreUnavailable("The object store cannot be reached.") from error
         except KeyError as error:  # such as the page of a gateway before it
             raise StoreUnavailable("What answers is not an object store.") from error
