@@ -46,12 +46,13 @@ class Problem(Exception):
 
 MOST_TOLD = 20
 """Fields that are named in one document; who sends a hundred thousand wrong ones gets no list of them."""
+LONGEST_NAME = 100
+"""Characters of a field's name that are repeated."""
 
 
 def invalid(errors: Mapping[str, list[str]]) -> Problem:
     """A 400 that names each field, up to `MOST_TOLD`, and what it must be."""
-    if len(errors) > MOST_TOLD:
-        errors = dict(islice(errors.items(), MOST_TOLD))
+    errors = {field[:LONGEST_NAME]: messages for field, messages in islice(errors.items(), MOST_TOLD)}
     detail = "; ".join(f"{field}: {' '.join(messages)}" for field, messages in errors.items())
     return Problem(400, "validation", detail, errors=errors)
 

@@ -93,21 +93,32 @@ class Turns:
 
     def __init__(self) -> None:
         self._scopes: set[asyncio.Timeout] = set()
+        self._over = False
 
     @contextmanager
     def scope(self, scope: asyncio.Timeout) -> Iterator[None]:
-        """While the block runs, *scope* ends when `hand_over` is called."""
+        """While the block runs, *scope* ends when `hand_over` is called; at once, if it was."""
         self._scopes.add(scope)
+        if self._over:
+            _end(scope)
         try:
             yield
         finally:
             self._scopes.discard(scope)
 
+    def begin(self) -> None:
+        """What comes from now on may go on."""
+        self._over = False
+
     def hand_over(self) -> None:
-        """End all that is under way; each finds its `asyncio.Timeout` expired."""
-        now = asyncio.get_running_loop().time()
+        """End what is under way, or still on its way here; each finds its `asyncio.Timeout` expired."""
+        self._over = True
         for scope in self._scopes:
-            scope.reschedule(now)
+            _end(scope)
+
+
+def _end(scope: asyncio.Timeout) -> None:
+    scope.reschedule(asyncio.get_running_loop().time())
 
 
 class Places:
@@ -319,6 +330,7 @@ def _task(work: Work, most_per_client: int) -> Callable[..., Awaitable[None]]:
         async def worker_lifecycle(cls, docket: Docket, worker: Worker) -> AsyncIterator[None]:
             """Entered around the time in which a worker takes jobs; when it is over, for its end or because
             the store has failed, the worker waits for those that it has."""
+            turns.begin()
             renewal = asyncio.create_task(
                 _keep(places, docket, worker.redelivery_timeout.total_seconds()),
                 name=f"{docket.name}: places",

@@ -1,4 +1,4 @@
-"""The queue of jobs over a real store: which workers it remembers."""
+"""The queue of jobs: which workers it remembers, over a real store, and who hands over."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from server.downloads import rescue
-from server.downloads.engine import CALLBACK, JOB, Again, open_queue, working
+from server.downloads.engine import CALLBACK, JOB, Again, Turns, open_queue, working
 from tests.downloads.conftest import Start
 from tests.downloads.whole import PATIENCE
 
@@ -86,3 +86,19 @@ async def test_a_server_forgets_dead_workers_now_and_then(
         while "dead" in await consumers(redis, kind):  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0.01)
     await site.completed(70000)
+
+
+async def test_work_that_begins_while_all_is_handed_over_is_handed_over_too() -> None:
+    """It had escaped, and the worker took no other job until it had ended."""
+    turns = Turns()
+
+    async def work(*, forever: bool) -> None:
+        async with asyncio.timeout(None) as scope:
+            with turns.scope(scope):
+                await (asyncio.Event().wait() if forever else asyncio.sleep(0))
+
+    turns.hand_over()
+    with pytest.raises(TimeoutError):
+        await work(forever=True)
+    turns.begin()
+    await work(forever=False)
