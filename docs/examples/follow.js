@@ -55,6 +55,7 @@ async function follow(api, jobId, onChange, signal) {
   for (let failures = 0; ; ) {
     const job = await ask(`${api}/status/${jobId}`, { signal });
     onChange(job);
+    signal?.throwIfAborted();
     if (ENDED.includes(job.status)) return job;
     const streamed = failures < ATTEMPTS && streams < STREAMS && "EventSource" in globalThis;
     const heard = streamed && (await stream(api, job, onChange, signal));

@@ -133,6 +133,8 @@ class DownloadHandlers:
             if left > 0:
                 await self._service().feed.ended(job, left)
                 job = await self._latest(job)
+            if job.state is JobState.EXPIRED:
+                self._require_result(job)
             if job.state in ENDED:
                 return _json(await self._started(request, job), 200, self._applied(wish, 200))
         where = documents.links(job.id)["status"]

@@ -79,6 +79,7 @@ def add_download_routes(app: web.Application, handlers: DownloadHandlers) -> Non
             body=schemas.FileSchema,
             replies={
                 200: Reply("What became of it.", schemas.StartedSchema),
+                410: problem("The `Idempotency-Key` is that of a job whose result has expired."),
                 504: problem("Not there yet; the job goes on, and `links` say where."),
                 **MAKES,
                 **BODY,

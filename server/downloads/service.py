@@ -198,6 +198,8 @@ def _webhook_secrets(settings: Settings, data: Path) -> Sequence[str]:
         made = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # a killed one may have left its own
         with open(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="ascii") as file:
             file.write(new_secret())
+            file.flush()
+            os.fsync(file.fileno())
         try:
             os.link(made, path)  # of several processes that make it at once, one wins
         except FileExistsError:

@@ -9,6 +9,7 @@ import time
 import uuid
 import zipfile
 from datetime import datetime
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -330,6 +331,16 @@ async def test_a_result_that_has_expired_is_gone_and_so_are_its_links(start: Sta
     assert (answer.status, answer.told["code"]) == (410, "job_expired")
     assert (await site.status(job_id))["status"] == "expired"
     assert (await site.cancel(job_id)).status == 409
+
+
+async def test_start_does_not_hand_out_what_has_expired(start: Start) -> None:
+    wall = Clock(time.time())
+    site = await start(Trial(wall=wall), DOWNLOAD_KEEP_MS="3600000")
+    ask = partial(site.ask, "POST", f"{BASE}/start", {"file_id": 70000}, Idempotency_Key="one")
+    assert (await ask()).told["status"] == "completed"
+    wall.now += 3601
+    answer = await ask()
+    assert (answer.status, answer.told["code"]) == (410, "job_expired")
 
 
 async def test_a_job_that_is_queued_can_be_cancelled_and_never_runs(files: Files, start: Start) -> None:

@@ -601,15 +601,16 @@ async def lives(redis: Redis, prefix: str) -> dict[str, int]:
 async def test_all_that_belongs_to_a_job_expires(redis: Redis, clock: Clock, prefix: str) -> None:
     records = Records(redis, clock, keep=1000.0, remember=500.0, prefix=prefix)
     job = await ended(records, callback=URL, idempotency_key="k")
-    parts = {f":record:{job}{part}" for part in ("", ":files", ":events")}
+    parts, events = {f":record:{job}{part}" for part in ("", ":files")}, f":record:{job}:events"
     found = await lives(redis, prefix)
     assert {key for key, seconds in found.items() if seconds == -1} == {":jobs", ":open"}
     assert all(604_790 <= found[key] <= 604_800 for key in parts), "until its callback is settled"
+    assert 3590 <= found[events] <= 3600
     clock.now += 100
     end = await last_event(records, job)
     await records.settle(job, end, "delivered", 1)
     found = await lives(redis, prefix)
-    assert all(1390 <= found[key] <= 1400 for key in parts)
+    assert all(1390 <= found[key] <= 1400 for key in (*parts, events))
     clock.now -= 3600
     await records.settle(job, end, "delivered", 1)
     found = await lives(redis, prefix)
@@ -630,11 +631,29 @@ async def test_an_ended_job_that_owes_nothing_expires_from_its_end(
     assert ":open" not in found
 
 
-async def test_signs_of_life_keep_a_record_alive(records: Records, redis: Redis, prefix: str) -> None:
+async def test_signs_of_life_keep_all_of_a_job_alive(records: Records, redis: Redis, prefix: str) -> None:
     job, run = await claimed(records)
-    key = f"{prefix}:record:{job}"
+    await records.update(job, run, running(10_000, 10))
+    keys = [f"{prefix}:record:{job}{part}" for part in ("", ":files", ":events")]
+    for sign in (
+        lambda: records.renew(job, run),
+        lambda: records.update(job, run, running(10_000, 20)),
+        lambda: records.stale(1e12, 10),
+    ):
+        for key in keys:
+            await redis.expire(key, 100)
+        await sign()
+        assert min([await redis.ttl(key) for key in keys]) > 600_000
+
+
+async def test_a_job_that_waits_for_its_turn_for_weeks_is_not_forgotten(
+    records: Records, redis: Redis, prefix: str
+) -> None:
+    """Nobody works on it, but it is seen to be silent; it had been forgotten after eight days."""
+    created = await records.create(new_job())
+    key = f"{prefix}:record:{created.job.id}"
     await redis.expire(key, 100)
-    await records.renew(job, run)
+    assert await records.stale(1e12, 10) == (created.job.id,)
     assert await redis.ttl(key) > 600_000
 
 

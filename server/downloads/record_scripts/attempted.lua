@@ -5,5 +5,5 @@ if not job or not owes(job) then return false end
 look_before()
 redis.call('HSET', JOB, 'callback_attempts', attempts, 'callback_detail', detail)
 sign_of_life()
-live_for(WHILE_OPEN)
+live_for(WHILE_OPEN, job.state)
 return "ok"

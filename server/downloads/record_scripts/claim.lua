@@ -11,5 +11,5 @@ if job.state == 'queued' then
   change(job, 'running', '', 'state', 'running', 'started', NOW)
 end
 sign_of_life()
-live_for(WHILE_OPEN)
+live_for(WHILE_OPEN, job.state)
 return {deaths, snapshot(ID)}

@@ -41,7 +41,7 @@ redis.call('SADD', OPEN_OF, ID)
 redis.call('ZADD', JOBS_OF, NOW, ID)
 redis.call('ZADD', JOBS, NOW, ID)
 sign_of_life()
-live_for(WHILE_OPEN)
+live_for(WHILE_OPEN, job.state)
 for _, index in ipairs({OPEN_OF, JOBS_OF}) do redis.call('EXPIRE', index, 2 * WHILE_OPEN) end
 if idempotency ~= '' then redis.call('SET', KEY, ID .. ' ' .. fingerprint, 'EX', WHILE_OPEN) end
 trim(JOBS)

@@ -2,6 +2,7 @@
 -- A script reads each kind of key before it writes the first one: a key of a wrong type, or a store that is
 -- full, stops it with nothing done. Times come in as arguments, and only expiry is reckoned from them.
 local PREFIX, ID, NOW, AT, WHILE_OPEN, ONCE_ENDED = unpack(ARGV, 1, 6)
+local HISTORY = 3600
 local ENDED = {completed = true, failed = true, cancelled = true}
 local COUNTED = {'state', 'run', 'total', 'completed', 'failed', 'cancelled', 'partial', 'last_event'}
 local LISTED = {'client', 'state', 'created', 'started', 'ended', 'expires', 'error', 'last_event', 'request_id',
@@ -39,8 +40,13 @@ local function look_before()
   redis.call('ZCARD', OPEN)
 end
 
-local function live_for(seconds)
-  for _, each in ipairs({JOB, FILES, EVENTS}) do redis.call('EXPIRE', each, seconds) end
+-- How long a job in that state is known. Its events go an hour after its end: they are most of it, and who
+-- comes later for what was missed gets the status instead.
+local function live_for(seconds, state, id)
+  local record = key('record', id or ID)
+  redis.call('EXPIRE', record, seconds)
+  redis.call('EXPIRE', record .. ':files', seconds)
+  redis.call('EXPIRE', record .. ':events', ENDED[state] and math.min(seconds, HISTORY) or seconds)
 end
 
 local function sign_of_life()
@@ -92,10 +98,10 @@ local function close(job, state, why, expires)
   redis.call('SREM', open_of(rest.client), ID)
   if owes(rest) then
     sign_of_life()
-    live_for(WHILE_OPEN)
+    live_for(WHILE_OPEN, state)
   else
     redis.call('ZREM', OPEN, ID)
-    live_for(ONCE_ENDED)
+    live_for(ONCE_ENDED, state)
   end
 end
 

@@ -5,6 +5,6 @@ if ENDED[job.state] and job.callback ~= '' then
   look_before()
   redis.call('HSET', JOB, 'callback_state', 'pending', 'callback_attempts', 0, 'callback_detail', '')
   sign_of_life()
-  live_for(WHILE_OPEN)
+  live_for(WHILE_OPEN, job.state)
 end
 return snapshot(ID)

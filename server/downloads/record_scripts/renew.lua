@@ -1,6 +1,7 @@
 -- The run is alive.
-if not fenced(ARGV[7]) then return false end
+local job = fenced(ARGV[7])
+if not job then return false end
 look_before()
 sign_of_life()
-live_for(WHILE_OPEN)
+live_for(WHILE_OPEN, job.state)
 return "ok"

@@ -18,5 +18,5 @@ change(job, 'queued', '', 'state', 'queued', 'started', '', 'ended', '', 'expire
 redis.call('SADD', open_of(job.client), ID)
 redis.call('EXPIRE', open_of(job.client), 2 * WHILE_OPEN)
 sign_of_life()
-live_for(WHILE_OPEN)
+live_for(WHILE_OPEN, job.state)
 return snapshot(ID)

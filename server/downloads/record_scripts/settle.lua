@@ -5,5 +5,5 @@ if not job then return false end
 look_before()
 redis.call('HSET', JOB, 'callback_state', outcome, 'callback_attempts', attempts)
 redis.call('ZREM', OPEN, ID)
-live_for(math.max(1, math.min(math.ceil(job.ended + ONCE_ENDED - NOW), tonumber(ONCE_ENDED))))
+live_for(math.max(1, math.min(math.ceil(job.ended + ONCE_ENDED - NOW), tonumber(ONCE_ENDED))), job.state)
 return "ok"

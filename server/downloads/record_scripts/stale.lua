@@ -1,4 +1,5 @@
--- Jobs that owe something and gave no sign of life since a time; that they are told of counts as one. A sign
+-- Jobs that owe something and gave no sign of life since a time; that they are told of counts as one, and
+-- keeps them: a job may wait for its turn for longer than it is known without. A sign
 -- that lies in the future is one of before the clock was put back: it counts as of now.
 local before, limit = unpack(ARGV, 7)
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', OPEN, '(' .. NOW, '+inf', 'LIMIT', 0, 1000)) do
@@ -10,6 +11,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', OPEN, '-inf', '(' .. before, 'LI
   if job and owes(job) then
     found[#found + 1] = id
     redis.call('ZADD', OPEN, NOW, id)
+    live_for(WHILE_OPEN, job.state, id)
   else
     redis.call('ZREM', OPEN, id)
   end

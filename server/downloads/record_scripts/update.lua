@@ -17,7 +17,7 @@ local row = string.format('[%s,"%s",%d,%s,%s,%s]', run, state, percent_of_file, 
 if row == former then return job.last_event end
 
 look_before()
-if redis.call('HSET', FILES, file_id, row) == 1 then redis.call('EXPIRE', FILES, WHILE_OPEN) end
+redis.call('HSET', FILES, file_id, row)
 sign_of_life()
 local kind = 'progress'
 if ENDED[state] then
@@ -29,5 +29,7 @@ else
 end
 local file = string.format(',"file":{"fileId":%s,"status":"%s","progress":%d,"size":%s,"error":%s}',
   file_id, state, percent_of_file, size, why)
-return change(job, kind, file,
+local event = change(job, kind, file,
   'partial', job.partial, 'completed', job.completed, 'failed', job.failed, 'cancelled', job.cancelled)
+live_for(WHILE_OPEN, job.state)
+return event
