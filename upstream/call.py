@@ -19,7 +19,8 @@ class Call:
 
     *operation* names what is asked for, for breakers and metrics: one of those that its upstream declares.
     *segments* are appended to the URL's path, each percent-encoded, so that no caller's text can climb out
-    of it. *body* is sent as JSON. *headers* are sent besides those of every call.
+    of it. *body* is sent as JSON. *headers* are sent besides those of every call, and *traceparent*, if there
+    is one, besides them.
     """
 
     method: str = "GET"
@@ -27,6 +28,11 @@ class Call:
     body: bytes | None = None
     operation: str = DEFAULT_OPERATION
     headers: tuple[tuple[str, str], ...] = ()
+    traceparent: str = ""
+
+
+GET = Call()
+"""What is sent for an attempt that does not say."""
 
 
 @value

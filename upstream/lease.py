@@ -60,7 +60,10 @@ class Leases:
     def request_for(self, call: Call) -> bytes:
         """The bytes of a GET for *call*."""
         url = below(self._url, call.segments) if call.segments else self._url
-        return b"GET %b%b" % (url.raw_path_qs.encode("ascii"), self.head)
+        head = self.head
+        if call.traceparent:
+            head = b"%btraceparent: %b\r\n\r\n" % (head[:-2], call.traceparent.encode("ascii"))
+        return b"GET %b%b" % (url.raw_path_qs.encode("ascii"), head)
 
     async def open(self) -> Lease:
         """A connection; raises what `upstream.faults` knows."""

@@ -27,6 +27,13 @@ class AttemptObserver(Protocol):
         """
 
 
+def ended_as(done: Coming, attempt: Attempt, now: float) -> str:
+    """The reason with which *attempt* ended, as `AttemptObserver.attempt_ended` has it."""
+    if done.cancelled():
+        return "timeout" if now >= attempt.deadline.at - EARLY else "cancelled"
+    return "bug" if done.exception() is not None else done.result().reason
+
+
 def observe(fetch: Fetch, observer: AttemptObserver, clock: Callable[[], float]) -> Fetch:
     """*fetch*, watched by *observer*, timed by *clock*."""
 
@@ -37,13 +44,7 @@ def observe(fetch: Fetch, observer: AttemptObserver, clock: Callable[[], float])
 
         def ended(done: Coming) -> None:
             now = clock()
-            if done.cancelled():
-                reason = "timeout" if now >= attempt.deadline.at - EARLY else "cancelled"
-            elif done.exception() is not None:
-                reason = "bug"
-            else:
-                reason = done.result().reason
-            observer.attempt_ended(attempt, reason, now - started)
+            observer.attempt_ended(attempt, ended_as(done, attempt, now), now - started)
 
         listen(outcome, ended)
         return outcome

@@ -22,6 +22,7 @@ from upstream.retry import retry
 from upstream.session import ConnectionObserver
 from upstream.spare import spare
 from upstream.spec import UpstreamSpec
+from upstream.trace import AttemptTracer, trace
 from upstream.transport import HttpTransport
 
 Layer: TypeAlias = Callable[[Fetch], Fetch]
@@ -47,6 +48,7 @@ def build_stack(
     clock: Callable[[], float],
     calm: Callable[[], bool],
     lane: FastLane | None = None,
+    tracer: AttemptTracer | None = None,
 ) -> Fetch:
     """The call to one upstream and all that stands around it, outermost first."""
     budget = Budget()  # one per upstream: hedges and retries draw on it alike
@@ -58,6 +60,8 @@ def build_stack(
         # outside what follows, so that the second try is watched, admitted and bounded like the first
         layers.append(lambda fetch: retry(fetch, budget, clock, observer.retried))
     layers.append(lambda fetch: observe(fetch, observer, clock))  # sees every outcome, refusals included
+    if tracer is not None:
+        layers.append(lambda fetch: trace(fetch, tracer, clock))  # the same outcomes
     if spec.breaker is not None:
         # outside the bound, so that it counts what the bound cuts off
         layers.append(lambda fetch: admission(fetch, circuits.of, clock, spec.fair_time))
@@ -81,6 +85,7 @@ class Upstreams:
         clock: Callable[[], float],
         fast_lane: bool = False,
         calm: Callable[[], bool] = lambda: True,
+        tracer: AttemptTracer | None = None,
     ) -> None:
         self._lanes: list[FastLane] = []
         self._stacks: dict[str, Fetch] = {}
@@ -89,7 +94,9 @@ class Upstreams:
             if fast_lane and can_lease(session):
                 lane = FastLane(Leases(session, spec.url), spec, observer, clock)
                 self._lanes.append(lane)
-            self._stacks[spec.name] = build_stack(session, spec, observer, circuits, clock, calm, lane)
+            self._stacks[spec.name] = build_stack(
+                session, spec, observer, circuits, clock, calm, lane, tracer
+            )
 
     def close(self) -> None:
         """Close the connections of the fast lanes. The session is closed by whoever opened it."""

@@ -13,11 +13,9 @@ import aiohttp
 from yarl import URL
 
 from strategies import Answered, Attempt, Failed, Outcome, Verdict
-from upstream.call import Answer, Call
+from upstream.call import GET, Answer, Call
 from upstream.faults import FAULTS, TooLarge, detail_of, reason_of
 from upstream.spec import UpstreamSpec
-
-_GET = Call()
 
 
 class HttpTransport:
@@ -35,7 +33,7 @@ class HttpTransport:
 
     async def __call__(self, attempt: Attempt) -> Outcome:
         payload = attempt.target.payload
-        call = payload if isinstance(payload, Call) else _GET
+        call = payload if isinstance(payload, Call) else GET
         started = self._clock()
         try:
             answer = await self._exchange(call, attempt)
@@ -45,11 +43,14 @@ class HttpTransport:
 
     async def _exchange(self, call: Call, attempt: Attempt) -> Answer:
         url = below(self._url, call.segments) if call.segments else self._url
+        headers = call.headers if call.body is None else (_JSON, *call.headers)
+        if call.traceparent:
+            headers = (*headers, ("traceparent", call.traceparent))
         response = await self._session.request(
             call.method,
             url,
             data=call.body,
-            headers=call.headers if call.body is None else (_JSON, *call.headers),
+            headers=headers,
             allow_redirects=False,
             trace_request_ctx=attempt,
         )
