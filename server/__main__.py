@@ -130,6 +130,8 @@ def serve(settings: Settings, table: Table) -> int:
         return _cannot_listen("HOST, PORT", settings.host, settings.port, error)
     if settings.downloads:
         load_queue()  # once, whatever the number of workers
+    if settings.otel_endpoint is not None:
+        import server.tracing  # noqa: F401 - likewise
     rest_memory()
     if settings.workers > 1:
         return serve_with_workers(settings, table, sock)

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from server.gate import Gate
 from server.handlers import FanOutHandler
 from server.headers import Decorator
 from server.lifecycle import Lifecycle
-from server.lifespan import ALONE, DOWNLOADS, LIMITER, NO_TRIAL, Shared, Trial, resources
+from server.lifespan import ALONE, DOWNLOADS, LIMITER, NO_TRIAL, TRACING, Shared, Trial, resources
 from server.loop_lag import LoopLag
 from server.openapi import Reply, document, problem
 from server.pages import add_pages
@@ -75,8 +76,16 @@ def create_app(
 
     lag = LoopLag(telemetry.loop_lag.observe, clock)
     strategies: dict[str, Strategy[Any]] = {}
-    edge = Edge(telemetry, AccessLog(settings.access_log), clock)
-    app = web.Application(middlewares=[middleware(edge, lifecycle)], client_max_size=MAX_BODY)
+    app = web.Application(client_max_size=MAX_BODY)
+    make_edge: type[Edge] = Edge
+    make_direct: Callable[..., Direct] = Direct
+    if settings.otel_endpoint is not None:  # its import takes 0.2 s
+        from server.tracing import TracedDirect, TracedEdge, trace_requests
+
+        make_edge, make_direct = TracedEdge, partial(TracedDirect, tracing=lambda: app[TRACING])
+        app.middlewares.append(trace_requests(lambda: app[TRACING], clock))
+    edge = make_edge(telemetry, AccessLog(settings.access_log), clock)
+    app.middlewares.append(middleware(edge, lifecycle))
     app[LIFECYCLE], app[TELEMETRY] = lifecycle, telemetry
     decorator = Decorator(settings.cors_origins)
     decorate_all(app, decorator)
@@ -95,7 +104,7 @@ def create_app(
     )
     query = timeout_schema(settings.request_timeout)
     handlers = {route.path: FanOutHandler(route, strategies, asking) for route in table.routes}
-    app[DIRECT] = Direct(handlers, PlainAnswers(decorator), edge, lifecycle)
+    app[DIRECT] = make_direct(handlers, PlainAnswers(decorator), edge, lifecycle)
     for route in table.routes:
         app.router.add_get(
             route.path,

@@ -69,7 +69,7 @@ def middleware(edge: Edge, lifecycle: Lifecycle) -> Middleware:
 
     @web.middleware
     async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
-        exchange = Exchange(request.headers.get("X-Request-Id"), _arrival(request, edge.clock()))
+        exchange = Exchange(request.headers.get("X-Request-Id"), arrival(request, edge.clock()))
         request[EXCHANGE] = exchange
         path, status = request.rel_url.raw_path, GONE
         try:
@@ -90,7 +90,7 @@ def middleware(edge: Edge, lifecycle: Lifecycle) -> Middleware:
     return around
 
 
-def _arrival(request: web.Request, now: float) -> float:
+def arrival(request: web.Request, now: float) -> float:
     """When the last bytes of this request were read, if its connection is one of ours and kept the time."""
     protocol = request.protocol
     if isinstance(protocol, EdgeProtocol) and now - protocol.arrived < OLDEST:

@@ -8,6 +8,7 @@ wider than aiohttp: what it reads, aiohttp would have read alike.
 from __future__ import annotations
 
 import re
+from dataclasses import field
 from functools import lru_cache
 
 from strategies import value
@@ -39,12 +40,22 @@ _HOST = b"\r\nhost:"
 
 @value
 class Head:
-    """What is wanted of a plain request: path, query string, and the texts of two headers."""
+    """
+    What is wanted of a plain request: path, query string, the texts of two headers, and all of them as they
+    came.
+    """
 
     path: str
     query: str
     request_id: str | None
     origin: str | None
+    fields: bytes = field(default=b"", repr=False, compare=False)
+
+    def values(self, name: str) -> list[str]:
+        """The texts of all headers *name*, which is in lower case."""
+        lines = (line.partition(b":") for line in self.fields.split(b"\r\n"))
+        wanted = name.encode("ascii")
+        return [text.strip(b" \t").decode("latin-1") for key, _, text in lines if key.lower() == wanted]
 
 
 def read_head(data: bytes) -> Head | None:
@@ -56,7 +67,7 @@ def read_head(data: bytes) -> Head | None:
 def _read(data: bytes) -> Head | None:
     """
     A caller that keeps its connection says the same bytes again and again, so they are remembered: 0.3 µs
-    instead of 5, and four megabytes at most.
+    instead of 5, and eight megabytes at most.
     """
     found = _HEAD.fullmatch(data)
     if found is None:
@@ -72,6 +83,7 @@ def _read(data: bytes) -> Head | None:
         query.decode("ascii") if query else "",
         _field(fields, lower, b"\r\nx-request-id:"),
         _field(fields, lower, b"\r\norigin:"),
+        fields,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from functools import partial
 from math import ceil
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import aiohttp
 from aiohttp import web
@@ -25,6 +25,7 @@ from server.rate_limits import Rate, RateLimiter, open_rate_limiter
 from server.routes import Table, UpstreamEntry
 from server.settings import Settings
 from server.telemetry import Telemetry
+from server.trace_context import no_span
 from strategies import FirstStrategy, NoOptions, Reaper, Strategy, value
 from upstream.breaker import LocalStore, Store
 from upstream.circuits import Circuits
@@ -38,6 +39,9 @@ from upstream.simulator.work import WorkModel
 from upstream.spec import UpstreamSpec
 from upstream.stack import Upstreams
 
+if TYPE_CHECKING:  # only who traces pays for the import
+    from server.tracing import Tracing
+
 Context: TypeAlias = Callable[[web.Application], AsyncIterator[None]]
 
 LATE = 0.010
@@ -47,6 +51,7 @@ REAPER = web.AppKey("REAPER", Reaper)
 CIRCUITS = web.AppKey("CIRCUITS", Circuits)
 DOWNLOADS = web.AppKey("DOWNLOADS", Downloads)
 LIMITER = web.AppKey("LIMITER", RateLimiter)
+TRACING: web.AppKey[Tracing] = web.AppKey("TRACING")
 FETCH = "downloads.fetch"
 
 
@@ -112,6 +117,9 @@ def resources(
 
     async def context(app: web.Application) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            tracing = await _trace(settings, telemetry, clock, stack)
+            if tracing is not None:
+                app[TRACING] = tracing
             specs = await _locate(table.upstreams, settings, rng, stack, shared.simulator)
             session = open_session(_limits(settings), telemetry)
             stack.push_async_callback(session.close)
@@ -124,7 +132,9 @@ def resources(
             def calm() -> bool:
                 return lag.recent < LATE
 
-            upstreams = Upstreams(session, specs, telemetry, circuits, clock, settings.fast_lane, calm)
+            upstreams = Upstreams(
+                session, specs, telemetry, circuits, clock, settings.fast_lane, calm, tracing
+            )
             stack.callback(upstreams.close)
             for route in table.routes:
                 strategies[route.name] = route.strategy(upstreams.fetch, reaper, route.options)
@@ -146,6 +156,7 @@ def resources(
                         work=settings.download_workers,
                         policy=trial.policy,
                         step=trial.step,
+                        span=no_span if tracing is None else tracing.task,
                     )
                 )
                 lifecycle.on_drain(opened.service.streams.drain)
@@ -159,6 +170,21 @@ def resources(
             yield
 
     return context
+
+
+async def _trace(
+    settings: Settings, telemetry: Telemetry, clock: Callable[[], float], stack: AsyncExitStack
+) -> Tracing | None:
+    """What begins spans, if there is a collector for them."""
+    if settings.otel_endpoint is None:
+        return None
+    from server.tracing import open_tracing
+
+    return await stack.enter_async_context(
+        open_tracing(
+            settings.otel_endpoint, settings.otel_service, settings.otel_share, telemetry.spans, clock
+        )
+    )
 
 
 def _addresses(settings: Settings) -> list[tuple[str, int]]:

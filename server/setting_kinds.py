@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 from marshmallow import ValidationError
 from marshmallow import fields as f
@@ -89,6 +90,16 @@ def url(value: str) -> None:
     """Must be the URL of a host."""
     if not re.fullmatch(r"https?://[^/?#@\s]+/?", value):
         raise ValidationError("Must be http:// or https://, and a host.")
+
+
+def collector_url(value: str) -> None:
+    """Must be the URL of a host, perhaps with a path."""
+    try:
+        good = re.fullmatch(r"https?://[^/?#@\s]+(/[^?#\s]*)?", value) and urlsplit(value).port != 0
+    except ValueError:  # the port is no port
+        good = False
+    if not good:
+        raise ValidationError("Must be http:// or https://, a host, and perhaps a path.")
 
 
 def redis_url(value: str) -> None:

@@ -18,7 +18,7 @@ from marshmallow.validate import Length, OneOf, Range
 
 from server.clients import Network
 from server.downloads.settings import DownloadSettingsSchema
-from server.setting_kinds import Milliseconds, Switch, Words, Workers, latency, share
+from server.setting_kinds import Milliseconds, Switch, Words, Workers, collector_url, latency, share
 
 
 class ConfigError(Exception):
@@ -42,6 +42,9 @@ class Settings:
     access_log: str
     log_level: str
     sentry_dsn: str | None = field(repr=False)
+    otel_endpoint: str | None
+    otel_service: str
+    otel_share: float
     cors_origins: tuple[str, ...]
     welcome_message: str
     drain_delay: float
@@ -157,6 +160,26 @@ class SettingsSchema(DownloadSettingsSchema):
         data_key="SENTRY_DSN",
         load_default=None,
         metadata={"description": "Where errors are reported (a DSN of Sentry). Unset: only in the log."},
+    )
+    otel_endpoint = f.String(
+        data_key="OTEL_EXPORTER_OTLP_ENDPOINT",
+        load_default=None,
+        validate=collector_url,
+        metadata={
+            "description": "Base URL of a collector of OpenTelemetry that takes OTLP over HTTP, often at "
+            "port 4318; ``/v1/traces`` is added. Unset: no traces."
+        },
+    )
+    otel_service = f.String(
+        data_key="OTEL_SERVICE_NAME",
+        load_default="hedgerow",
+        validate=Length(1, 255),
+        metadata={"description": "What the server is called in traces."},
+    )
+    otel_share = share(
+        "OTEL_TRACES_SAMPLER_ARG",
+        1.0,
+        "Share of traces that are collected, of those that begin here; a caller's own go by its decision.",
     )
     cors_origins = Words(
         data_key="CORS_ORIGINS",

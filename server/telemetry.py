@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 from prometheus_client import (
     CollectorRegistry,
+    Counter,
     Gauge,
     Histogram,
     Metric,
@@ -156,6 +157,12 @@ class Telemetry:
             buckets=SECONDS,
             registry=registry,
         )
+        self._spans = Counter(
+            "hedgerow_spans",
+            "Spans of traces that were sent to the collector, or lost because it did not take them in time.",
+            ["outcome"],
+            registry=registry,
+        )
         self._losers = Gauge(
             "hedgerow_losers", "Lost attempts that are still winding down.", registry=registry
         )
@@ -209,6 +216,10 @@ class Telemetry:
     def retried(self, attempt: Attempt) -> None:
         """An `upstream.stack.Observer`."""
         self._retries[attempt.target.upstream, attempt.request.route] += 1
+
+    def spans(self, outcome: str, number: int) -> None:
+        """That many spans were ``sent`` or ``lost``. Any thread may say so."""
+        self._spans.labels(outcome).inc(number)
 
     def watch_circuits(self, circuits: Circuits, clock: Callable[[], float]) -> None:
         """Show how each circuit stands."""

@@ -14,6 +14,7 @@ from server.downloads.jobs import Job
 from server.downloads.metrics import Metrics
 from server.downloads.records import Records
 from server.job_store.opening import JobStoreError
+from server.trace_context import Spans, Task, no_span
 from server.webhooks.delivery import Delivered, Disabled, Message, Outcome, Poster, Retry, deliver
 from server.webhooks.schedule import next_attempt
 
@@ -38,6 +39,7 @@ class Callbacks:
         rng: luck.
         metrics: what an operator sees of it.
         step: told the name of each step before it is taken; a test may end the process there.
+        span: gives each attempt a span. The receiver is a stranger and is not told of it.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Callbacks:
         rng: random.Random,
         metrics: Metrics,
         step: Callable[[str], None] = lambda name: None,
+        span: Spans = no_span,
     ) -> None:
         self._records = records
         self._body = body
@@ -59,6 +62,7 @@ class Callbacks:
         self._rng = rng
         self._metrics = metrics
         self._step = step
+        self._span = span
 
     async def look_at(self, job_id: str, look: int) -> Again | None:
         """A `server.downloads.engine.Work`: make the next attempt to tell of the end of the job."""
@@ -68,7 +72,9 @@ class Callbacks:
                 return None
             self._step("send")
             message = Message(message_id(job), job.callback.url, self._body(job))
-            outcome = await deliver(message, self._secrets, self._poster, self._clock)
+            with self._span(Task.WEBHOOK, job.traceparent, attempt=job.callback.attempts) as note:
+                outcome = await deliver(message, self._secrets, self._poster, self._clock)
+                note(type(outcome).__name__.lower(), failed=not isinstance(outcome, Delivered))
             self._step("sent")
             return await self._noted(job, job.callback.attempts + 1, outcome)
         except JobStoreError as error:

@@ -36,6 +36,7 @@ from server.downloads.sse import Streams, stream
 from server.errors import Problem, invalid
 from server.exchange import EXCHANGE
 from server.job_store.opening import JobStoreError, JobStoreFull
+from server.trace_context import current_traceparent
 from strategies import value
 from upstream.callback_url import check_url
 from upstream.guard import Denied, Guard
@@ -272,6 +273,7 @@ class DownloadHandlers:
             request_id=request[EXCHANGE].id,
             idempotency_key=_idempotency_key(request.headers.getall("Idempotency-Key", [])),
             fingerprint=sha256(orjson.dumps([request.path, files, callback])).hexdigest(),
+            traceparent=current_traceparent(),
         )
         self._step("create")
         try:

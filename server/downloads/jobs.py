@@ -91,6 +91,7 @@ class Job:
         last_event: the id of its latest event.
         callback: where its end is told; None: nowhere.
         request_id: of the request that made it.
+        traceparent: of the trace that it belongs to; empty if it was not traced.
     """
 
     id: str
@@ -106,6 +107,7 @@ class Job:
     last_event: str = "0-0"
     callback: Callback | None = None
     request_id: str = ""
+    traceparent: str = ""
 
     @property
     def owes(self) -> bool:

@@ -70,6 +70,7 @@ class NewJob:
         request_id: of the request that makes it.
         idempotency_key: as the caller gave it; kept as a hash.
         fingerprint: of the body, the same for the same body.
+        traceparent: of the trace that it belongs to; empty for none.
     """
 
     id: str
@@ -79,6 +80,7 @@ class NewJob:
     request_id: str
     idempotency_key: str | None
     fingerprint: str
+    traceparent: str = ""
 
 
 @value
@@ -183,6 +185,7 @@ class Records:
             len(new.file_ids),
             new.callback or "",
             new.request_id,
+            new.traceparent,
         )
         if became == b"reused":
             raise KeyReused
@@ -373,6 +376,7 @@ def _job(reply: bytes) -> Job:
         last_event=job["last_event"],
         callback=_callback(job),
         request_id=job["request_id"],
+        traceparent=job.get("traceparent") or "",  # of a former version there is none
     )
 
 

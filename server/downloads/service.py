@@ -33,6 +33,7 @@ from server.downloads.sse import Streams
 from server.downloads.work import Failed, Progress, Worker
 from server.job_store.opening import JobStore, JobStoreConfig, JobStoreError, open_job_store
 from server.settings import Settings
+from server.trace_context import Spans, no_span
 from server.webhooks.signing import check_secret, new_secret
 from strategies import Strategy, value
 from upstream.guard import Guard, Policy
@@ -78,6 +79,7 @@ async def open_downloads(
     work: bool = True,
     policy: Policy | None = None,
     step: Callable[[str], None] = lambda name: None,
+    span: Spans = no_span,
 ) -> AsyncIterator[Downloads]:
     """
     Open it all. Neither store has to be there for that.
@@ -92,6 +94,7 @@ async def open_downloads(
         work: whether to work on jobs here.
         policy: whom webhooks may reach; as settings say if None.
         step: told the name of each step of a job before it is taken; a test may end the process there.
+        span: gives work a span.
     """
     data = Path(settings.data_dir)
     async with AsyncExitStack() as stack:
@@ -128,10 +131,19 @@ async def open_downloads(
             rng,
             metrics,
             step,
+            span,
         )
         poster = await stack.enter_async_context(open_guarded_session(guard))
         teller = Callbacks(
-            records, documents.webhook, _webhook_secrets(settings, data), poster, clock, rng, metrics, step
+            records,
+            documents.webhook,
+            _webhook_secrets(settings, data),
+            poster,
+            clock,
+            rng,
+            metrics,
+            step,
+            span,
         )
         jobs = await _queue(stack, store, JOB, worker.look_at, settings.download_jobs_per_client)
         callbacks = await _queue(stack, store, CALLBACK, teller.look_at, CALLBACKS_PER_CLIENT)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -20,6 +20,7 @@ from server.downloads.metrics import Metrics
 from server.downloads.objects import ObjectStore, StoreError, object_key
 from server.downloads.records import Claim, Records, Superseded
 from server.job_store.opening import JobStoreError
+from server.trace_context import Note, Spans, Task, no_span
 
 log = logging.getLogger("hedgerow.downloads")
 
@@ -112,6 +113,7 @@ class Worker:
         rng: luck.
         metrics: what an operator sees of it.
         step: told the name of each step before it is taken; a test may end the process there.
+        span: gives each run of a job and each file of it a span.
     """
 
     def __init__(
@@ -127,6 +129,7 @@ class Worker:
         rng: random.Random,
         metrics: Metrics,
         step: Callable[[str], None] = lambda name: None,
+        span: Spans = no_span,
     ) -> None:
         self._records = records
         self._objects = objects
@@ -139,6 +142,7 @@ class Worker:
         self._rng = rng
         self._metrics = metrics
         self._step = step
+        self._span = span
         self._trying_suspect = False
         self._left: dict[str, int] = {}
         """Runs that ended while the job store was away, by their jobs: it takes us for dead."""
@@ -191,8 +195,11 @@ class Worker:
 
     async def _run_or_release(self, claim: Claim, look: int) -> None:
         job_id, run = claim.job.id, claim.run
+        facts = {"run": run, "files": claim.job.total}
         try:
-            await self._run(claim, look)
+            with self._spanning(Task.JOB, claim.job.traceparent, **facts) as note:
+                state = await self._run(claim, look)
+                note(state.value, failed=state is JobState.FAILED)
         except Superseded:
             raise
         except BaseException:
@@ -203,25 +210,34 @@ class Worker:
                 self._left[job_id] = run
             raise
 
-    async def _run(self, claim: Claim, look: int) -> None:
+    async def _run(self, claim: Claim, look: int) -> JobState:
         job, run = claim.job, claim.run
         if claim.deaths >= MOST_DEATHS:
             error = f"{claim.deaths} workers have died at this job."
-            await self._finish(job.id, run, JobState.FAILED, error)
-            return
+            return await self._finish(job.id, run, JobState.FAILED, error)
         try:
             files = await self._files(job, run)
         except StoreError as error:
             if look < MOST_LOOKS:
                 raise
-            await self._finish(job.id, run, JobState.FAILED, error.detail)
-            return
+            return await self._finish(job.id, run, JobState.FAILED, error.detail)
         self._step("finish")
-        await self._finish(job.id, run, *outcome(files))
+        return await self._finish(job.id, run, *outcome(files))
 
-    async def _finish(self, job_id: str, run: int, state: JobState, error: str | None) -> None:
+    async def _finish(self, job_id: str, run: int, state: JobState, error: str | None) -> JobState:
         job = await self._records.finish(job_id, run, state, error)
         self._metrics.ended(state, (job.ended or job.created) - job.created)
+        return state
+
+    @contextmanager
+    def _spanning(self, task: Task, parent: str = "", **facts: int) -> Iterator[Note]:
+        """A span, for which it is no failure that another run has taken over."""
+        with self._span(task, parent, **facts) as note:
+            try:
+                yield note
+            except Superseded:
+                note("superseded")
+                raise
 
     async def _files(self, job: Job, run: int) -> list[File]:
         """All files of the job, ended; at a first failure that is not the file's own, that is raised."""
@@ -230,7 +246,10 @@ class Worker:
 
         async def one(file: File) -> File:
             async with gate:
-                return await self._file(job, life, file)
+                with self._spanning(Task.FILE, attempt=file.attempts) as note:
+                    ended = await self._file(job, life, file)
+                    note(ended.state.value, failed=ended.state is FileState.FAILED)
+                return ended
 
         try:
             async with asyncio.TaskGroup() as group:

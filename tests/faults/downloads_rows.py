@@ -47,7 +47,8 @@ ROWS: Mapping[int, str] = {
     101: "Secrets of callers and of the operator are not in logs, error reports, or what a command shows.",
     102: "Random paths make no new series in the metrics.",
     103: "A flood of requests that are none leaves the log empty, and a storm of bugs is reported in part.",
-    104: "A Sentry that is away or hangs delays no answer.",
+    104: "A Sentry or a collector of traces that is away, hangs or talks nonsense delays no answer, and the "
+    "end for a second or so; what waits for it is bounded, and what is dropped is counted.",
     105: "A worker that died or is silent does not spoil the metrics of the others, and leaves nothing "
     "behind.",
     106: "A package whose hash is another one is not installed.",

@@ -54,7 +54,8 @@ ROWS: Mapping[int, str] = {
     # C. Headers and ids
     31: "An `X-Request-Id` with anything but letters, digits, `.`, `_` and `-` is replaced, and neither "
     "repeated nor logged.",
-    32: "A `traceparent`, good or malformed, is not read yet: the answer is the same and does not repeat it.",
+    32: "A `traceparent` that is malformed or given twice begins a new trace, a good one is gone on with; "
+    "without a collector none is read. The answer is the same and does not repeat it.",
     33: "A forged `X-Forwarded-For` does not change whose allowance is used up.",
     34: "`Host` is used for no URL but the links to files in `DATA_DIR` that its own caller gets; "
     "`X-Forwarded-Host` for none.",

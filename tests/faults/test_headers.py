@@ -106,8 +106,10 @@ TRACES = (
 
 @WAYS
 @pytest.mark.fault(32)
-async def test_a_trace_context_changes_nothing(behind: Behind, seen: Mirror, fields: bytes) -> None:
-    """Nobody reads it yet, so it is neither repeated nor passed on."""
+async def test_without_a_collector_a_trace_context_changes_nothing(
+    behind: Behind, seen: Mirror, fields: bytes
+) -> None:
+    """Without a collector nobody reads it, so it is neither repeated nor passed on."""
     connection = await behind()
     for given in TRACES:
         trace = b"traceparent: " + given + b"\r\ntracestate: a=" + given + b"\r\n"

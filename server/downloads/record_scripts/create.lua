@@ -1,5 +1,6 @@
 -- Make a job, unless its Idempotency-Key made one before. Replies: what became of it, and the job.
-local client, idempotency, fingerprint, most_open, file_ids, total, callback, request_id = unpack(ARGV, 7)
+local client, idempotency, fingerprint, most_open, file_ids, total, callback, request_id, traceparent =
+  unpack(ARGV, 7)
 
 local function known(id)
   return redis.call('EXISTS', key('record', id)) == 1
@@ -34,6 +35,7 @@ end
 local job = {state = 'queued', total = total, completed = 0, failed = 0, cancelled = 0, partial = 0}
 redis.call('HSET', JOB, 'client', client, 'state', 'queued', 'created', NOW, 'started', '', 'ended', '',
   'expires', '', 'run', 0, 'owner', '', 'released', 1, 'deaths', 0, 'error', '', 'request_id', request_id,
+  'traceparent', traceparent,
   'file_ids', file_ids, 'total', total, 'completed', 0, 'failed', 0, 'cancelled', 0, 'partial', 0,
   'callback', callback, 'callback_state', 'pending', 'callback_attempts', 0, 'callback_detail', '')
 redis.call('HSET', JOB, 'first_event', change(job, 'queued', ''))

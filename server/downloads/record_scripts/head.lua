@@ -7,7 +7,7 @@ local ENDED = {completed = true, failed = true, cancelled = true}
 local COUNTED = {'state', 'run', 'total', 'completed', 'failed', 'cancelled', 'partial', 'last_event'}
 local LISTED = {'client', 'state', 'created', 'started', 'ended', 'expires', 'error', 'last_event', 'request_id',
   'total', 'completed', 'failed', 'cancelled', 'partial', 'run', 'callback', 'callback_state',
-  'callback_attempts', 'callback_detail'}
+  'callback_attempts', 'callback_detail', 'traceparent'}
 
 local function key(...)
   return table.concat({PREFIX, ...}, ':')
