@@ -18,12 +18,11 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from aiohttp.typedefs import Handler
 
-from server import jobs_cli, lifespan
+from server import jobs_cli, lifespan, rate_limits
 from server.app import ROUTES, create_app
 from server.downloads import channels, engine, service
 from server.job_store import opening
 from server.lifespan import NO_TRIAL, Trial
-from server.rate_limits import open_rate_limiter
 from server.routes import Table, load_table
 from server.serve import listen, serving
 from server.settings import load_settings
@@ -58,7 +57,8 @@ def be_patient(patch: pytest.MonkeyPatch, seconds: float = PATIENCE) -> None:
     patch.setattr(opening, "CHECK", seconds)
     for room in (engine, channels):
         patch.setattr(room, "PATIENCE", seconds)
-    patch.setattr(lifespan, "open_rate_limiter", partial(open_rate_limiter, patience=seconds))
+    patch.setattr(lifespan, "open_rate_limiter", partial(rate_limits.open_rate_limiter, patience=seconds))
+    patch.setattr(rate_limits, "CLOSES_WITHIN", seconds)
 
 
 @dataclass

@@ -180,7 +180,7 @@ async def ended(pids: set[int]) -> None:
             descriptor, over = os.pidfd_open(pid), asyncio.Event()
             loop.add_reader(descriptor, over.set)
             try:
-                await asyncio.wait_for(over.wait(), 20)
+                await asyncio.wait_for(over.wait(), 60)
             finally:
                 loop.remove_reader(descriptor)
                 os.close(descriptor)
@@ -237,7 +237,7 @@ async def running(
     )
     server = Server(process)
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             if listens:
                 server.url = (await server.until(lambda line: "url" in line))["url"]
             yield server

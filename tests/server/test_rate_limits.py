@@ -78,6 +78,8 @@ async def workers(store: Valkey) -> AsyncIterator[list[RateLimiter]]:
 async def limiters(url: str, number: int = 4, patience: float = LONG) -> AsyncIterator[list[RateLimiter]]:
     """So many limiters on the store at *url*, closed with the block."""
     async with AsyncExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr("server.rate_limits.CLOSES_WITHIN", max(patience, CLOSES_WITHIN))
         yield [
             await stack.enter_async_context(open_rate_limiter(RATE, url, time.monotonic, patience, SOON))
             for _ in range(number)

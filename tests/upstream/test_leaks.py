@@ -80,7 +80,7 @@ async def storm(strategy: Strategy[Any], recorder: Recorder, rng: random.Random)
     request = Request("storm", (Target("simulator"), Target("evil"), Target("simulator")))
     results: list[Result] = []
     cancelled = 0
-    while len(recorder.started) < ATTEMPTS:
+    while len(recorder.started) < ATTEMPTS or not any(one.verdict is Verdict.SUCCESS for one in results):
         batch = []
         for _ in range(BATCH):
             deadline = Deadline.after(rng.uniform(0.002, 0.1), now=loop.time())
