@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -119,6 +120,47 @@ def secret(value: tuple[str, ...]) -> None:
             raise ValidationError(str(error)) from error
 
 
+def text(
+    name: str, default: str | None, what: str, validate: Callable[[str], object] | None = None
+) -> f.String:
+    """Any text that *validate* lets through."""
+    return f.String(validate=validate, **_field(name, default, what))
+
+
+def whole(name: str, default: int | None, bounds: tuple[int, int] | None, what: str) -> f.Integer:
+    """A whole number within those *bounds*."""
+    return f.Integer(validate=bounds and Range(*bounds), **_field(name, default, what))
+
+
+def milliseconds(name: str, default: float, bounds: tuple[int, int], what: str) -> Milliseconds:
+    """So many, within those *bounds*; the *default* is in seconds."""
+    return Milliseconds(validate=Range(*bounds), **_field(name, default, what))
+
+
 def share(name: str, default: float, what: str) -> f.Float:
     """A number from 0 to 1."""
-    return f.Float(data_key=name, load_default=default, validate=Range(0, 1), metadata={"description": what})
+    return f.Float(validate=Range(0, 1), **_field(name, default, what))
+
+
+def switch(name: str, default: bool, what: str) -> Switch:
+    """``on`` or ``off``."""
+    return Switch(**_field(name, default, what))
+
+
+def truth(name: str, default: bool, what: str) -> Truth:
+    """``true`` or ``false``."""
+    return Truth(**_field(name, default, what))
+
+
+def words(
+    name: str,
+    default: tuple[str, ...],
+    what: str,
+    validate: Callable[[tuple[str, ...]], object] | None = None,
+) -> Words:
+    """A list, separated by commas."""
+    return Words(validate=validate, **_field(name, default, what))
+
+
+def _field(name: str, default: object, what: str) -> dict[str, Any]:
+    return {"data_key": name, "load_default": default, "metadata": {"description": what}}

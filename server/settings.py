@@ -13,12 +13,21 @@ from typing import Any
 
 from dotenv import dotenv_values
 from marshmallow import EXCLUDE, ValidationError
-from marshmallow import fields as f
 from marshmallow.validate import Length, OneOf, Range
 
 from server.clients import Network
 from server.downloads.settings import DownloadSettingsSchema
-from server.setting_kinds import Milliseconds, Switch, Words, Workers, collector_url, latency, share
+from server.setting_kinds import (
+    Workers,
+    collector_url,
+    latency,
+    milliseconds,
+    share,
+    switch,
+    text,
+    whole,
+    words,
+)
 
 
 class ConfigError(Exception):
@@ -108,181 +117,139 @@ class SettingsSchema(DownloadSettingsSchema):
     class Meta:
         unknown = EXCLUDE  # the environment is full of what is not ours
 
-    host = f.String(
-        data_key="HOST", load_default="127.0.0.1", metadata={"description": "Address to listen on."}
-    )
-    port = f.Integer(
-        data_key="PORT",
-        load_default=8000,
-        validate=Range(0, 65535),
-        metadata={"description": "Port to listen on; 0 picks a free one."},
-    )
+    host = text("HOST", "127.0.0.1", "Address to listen on.")
+    port = whole("PORT", 8000, (0, 65535), "Port to listen on; 0 picks a free one.")
     workers = Workers(
         data_key="WORKERS",
         load_default=1,
         validate=Range(1, 256),
         metadata={"description": "Processes that serve on the one port; ``auto``: one for each core."},
     )
-    request_timeout = Milliseconds(
-        data_key="REQUEST_TIMEOUT_MS",
-        load_default=30.0,
-        validate=Range(1, 600_000),
-        metadata={"description": "The longest ``timeout`` a caller may ask for, and the one without asking."},
+    request_timeout = milliseconds(
+        "REQUEST_TIMEOUT_MS",
+        30.0,
+        (1, 600_000),
+        "The longest ``timeout`` a caller may ask for, and the one without asking.",
     )
-    header_timeout = Milliseconds(
-        data_key="HEADER_TIMEOUT_MS",
-        load_default=5.0,
-        validate=Range(1, 600_000),
-        metadata={
-            "description": "How long a new connection may be silent, and how long the headers of a request "
-            "may take from their first byte."
-        },
+    header_timeout = milliseconds(
+        "HEADER_TIMEOUT_MS",
+        5.0,
+        (1, 600_000),
+        "How long a new connection may be silent, and how long the headers of a request "
+        "may take from their first byte.",
     )
-    body_timeout = Milliseconds(
-        data_key="BODY_TIMEOUT_MS",
-        load_default=10.0,
-        validate=Range(1, 600_000),
-        metadata={"description": "How long the body of a request may take from the end of its headers."},
+    body_timeout = milliseconds(
+        "BODY_TIMEOUT_MS",
+        10.0,
+        (1, 600_000),
+        "How long the body of a request may take from the end of its headers.",
     )
-    access_log = f.String(
-        data_key="ACCESS_LOG",
-        load_default="all",
+    access_log = text(
+        "ACCESS_LOG",
+        "all",
+        "One log line per request: for all, for those that failed, or none.",
         validate=OneOf(["all", "errors", "off"]),
-        metadata={"description": "One log line per request: for all, for those that failed, or none."},
     )
-    log_level = f.String(
-        data_key="LOG_LEVEL",
-        load_default="info",
+    log_level = text(
+        "LOG_LEVEL",
+        "info",
+        "The least severe level that is logged.",
         validate=OneOf(["debug", "info", "warning", "error"]),
-        metadata={"description": "The least severe level that is logged."},
     )
-    sentry_dsn = f.String(
-        data_key="SENTRY_DSN",
-        load_default=None,
-        metadata={"description": "Where errors are reported (a DSN of Sentry). Unset: only in the log."},
+    sentry_dsn = text(
+        "SENTRY_DSN", None, "Where errors are reported (a DSN of Sentry). Unset: only in the log."
     )
-    otel_endpoint = f.String(
-        data_key="OTEL_EXPORTER_OTLP_ENDPOINT",
-        load_default=None,
+    otel_endpoint = text(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        None,
+        "Base URL of a collector of OpenTelemetry that takes OTLP over HTTP, often at "
+        "port 4318; ``/v1/traces`` is added. Unset: no traces.",
         validate=collector_url,
-        metadata={
-            "description": "Base URL of a collector of OpenTelemetry that takes OTLP over HTTP, often at "
-            "port 4318; ``/v1/traces`` is added. Unset: no traces."
-        },
     )
-    otel_service = f.String(
-        data_key="OTEL_SERVICE_NAME",
-        load_default="hedgerow",
-        validate=Length(1, 255),
-        metadata={"description": "What the server is called in traces."},
+    otel_service = text(
+        "OTEL_SERVICE_NAME", "hedgerow", "What the server is called in traces.", validate=Length(1, 255)
     )
     otel_share = share(
         "OTEL_TRACES_SAMPLER_ARG",
         1.0,
         "Share of traces that are collected, of those that begin here; a caller's own go by its decision.",
     )
-    cors_origins = Words(
-        data_key="CORS_ORIGINS",
-        load_default=("*",),
-        metadata={"description": "Origins whose pages may call us, separated by commas; ``*`` for all."},
+    cors_origins = words(
+        "CORS_ORIGINS", ("*",), "Origins whose pages may call us, separated by commas; ``*`` for all."
     )
-    welcome_message = f.String(
-        data_key="WELCOME_MESSAGE",
-        load_default="Hello Hedgerow!",
-        validate=Length(1, 1000),
-        metadata={"description": "What ``GET /`` says."},
+    welcome_message = text(
+        "WELCOME_MESSAGE", "Hello Hedgerow!", "What ``GET /`` says.", validate=Length(1, 1000)
     )
-    drain_delay = Milliseconds(
-        data_key="DRAIN_DELAY_MS",
-        load_default=1.0,
-        validate=Range(0, 300_000),
-        metadata={
-            "description": "After SIGTERM, how long requests are still taken (and connections closed after "
-            "each answer) so that callers and load balancers can move away. 5000 suits most balancers."
-        },
+    drain_delay = milliseconds(
+        "DRAIN_DELAY_MS",
+        1.0,
+        (0, 300_000),
+        "After SIGTERM, how long requests are still taken (and connections closed after "
+        "each answer) so that callers and load balancers can move away. 5000 suits most balancers.",
     )
-    shutdown_timeout = Milliseconds(
-        data_key="SHUTDOWN_TIMEOUT_MS",
-        load_default=30.0,
-        validate=Range(0, 600_000),
-        metadata={"description": "How long requests in flight may take to finish after that."},
+    shutdown_timeout = milliseconds(
+        "SHUTDOWN_TIMEOUT_MS",
+        30.0,
+        (0, 600_000),
+        "How long requests in flight may take to finish after that.",
     )
-    upstream_connections = f.Integer(
-        data_key="UPSTREAM_CONNECTIONS",
-        load_default=10_000,
-        validate=Range(1, 1_000_000),
-        metadata={"description": "Connections to upstreams, at most, over all of them."},
+    upstream_connections = whole(
+        "UPSTREAM_CONNECTIONS", 10_000, (1, 1_000_000), "Connections to upstreams, at most, over all of them."
     )
-    upstream_connections_per_host = f.Integer(
-        data_key="UPSTREAM_CONNECTIONS_PER_HOST",
-        load_default=0,
-        validate=Range(0, 1_000_000),
-        metadata={"description": "Connections to one host and port, at most; 0 for no such limit."},
+    upstream_connections_per_host = whole(
+        "UPSTREAM_CONNECTIONS_PER_HOST",
+        0,
+        (0, 1_000_000),
+        "Connections to one host and port, at most; 0 for no such limit.",
     )
-    dns_cache = Milliseconds(
-        data_key="DNS_CACHE_MS",
-        load_default=30.0,
-        validate=Range(1000, 86_400_000),
-        metadata={"description": "How long a looked-up address is believed."},
+    dns_cache = milliseconds(
+        "DNS_CACHE_MS", 30.0, (1000, 86_400_000), "How long a looked-up address is believed."
     )
-    reaper_limit = f.Integer(
-        data_key="REAPER_LIMIT",
-        load_default=10_000,
-        validate=Range(1, 1_000_000),
-        metadata={"description": "Lost attempts still winding down beyond which no hedges are started."},
+    reaper_limit = whole(
+        "REAPER_LIMIT",
+        10_000,
+        (1, 1_000_000),
+        "Lost attempts still winding down beyond which no hedges are started.",
     )
-    fast_lane = Switch(
-        data_key="FAST_LANE",
-        load_default=True,
-        metadata={
-            "description": "The short way to an upstream for plain GETs; off: all through the session."
-        },
+    fast_lane = switch(
+        "FAST_LANE", True, "The short way to an upstream for plain GETs; off: all through the session."
     )
-    event_fetch_concurrency = f.Integer(
-        data_key="EVENT_FETCH_CONCURRENCY",
-        load_default=100,
-        validate=Range(1, 10_000),
-        metadata={"description": "Events of one user that are fetched at once, at most."},
+    event_fetch_concurrency = whole(
+        "EVENT_FETCH_CONCURRENCY", 100, (1, 10_000), "Events of one user that are fetched at once, at most."
     )
-    load_shedding = Switch(
-        data_key="LOAD_SHEDDING",
-        load_default=True,
-        metadata={"description": "Refuse (503) what could not be answered in time; off: take it all."},
+    load_shedding = switch(
+        "LOAD_SHEDDING", True, "Refuse (503) what could not be answered in time; off: take it all."
     )
-    breaker_failures = f.Integer(
-        data_key="CIRCUIT_BREAKER_FAILURE_THRESHOLD",
-        load_default=3,
-        validate=Range(1, 16),
-        metadata={"description": "A circuit opens at this many failures within the window."},
+    breaker_failures = whole(
+        "CIRCUIT_BREAKER_FAILURE_THRESHOLD",
+        3,
+        (1, 16),
+        "A circuit opens at this many failures within the window.",
     )
-    breaker_window = Milliseconds(
-        data_key="CIRCUIT_BREAKER_FAILURE_WINDOW_MS",
-        load_default=30.0,
-        validate=Range(1, 86_400_000),
-        metadata={"description": "How long a failure is remembered while the circuit is closed."},
+    breaker_window = milliseconds(
+        "CIRCUIT_BREAKER_FAILURE_WINDOW_MS",
+        30.0,
+        (1, 86_400_000),
+        "How long a failure is remembered while the circuit is closed.",
     )
-    breaker_open_time = Milliseconds(
-        data_key="CIRCUIT_BREAKER_RESET_TIMEOUT_MS",
-        load_default=10.0,
-        validate=Range(1, 86_400_000),
-        metadata={
-            "description": "How long a circuit stays open the first time; doubled at each failed probe."
-        },
+    breaker_open_time = milliseconds(
+        "CIRCUIT_BREAKER_RESET_TIMEOUT_MS",
+        10.0,
+        (1, 86_400_000),
+        "How long a circuit stays open the first time; doubled at each failed probe.",
     )
-    breaker_cap = Milliseconds(
-        data_key="CIRCUIT_BREAKER_MAX_RESET_TIMEOUT_MS",
-        load_default=60.0,
-        validate=Range(1, 86_400_000),
-        metadata={"description": "The longest that a circuit stays open before the next probe."},
+    breaker_cap = milliseconds(
+        "CIRCUIT_BREAKER_MAX_RESET_TIMEOUT_MS",
+        60.0,
+        (1, 86_400_000),
+        "The longest that a circuit stays open before the next probe.",
     )
-    simulator_latency = f.String(
-        data_key="SIMULATOR_LATENCY",
-        load_default="uniform:100-600",
+    simulator_latency = text(
+        "SIMULATOR_LATENCY",
+        "uniform:100-600",
+        "Latency of the built-in upstream, in milliseconds: ``constant:50``, "
+        "``uniform:100-600`` or ``lognormal:5,2`` (mean, deviation).",
         validate=latency,
-        metadata={
-            "description": "Latency of the built-in upstream, in milliseconds: ``constant:50``, "
-            "``uniform:100-600`` or ``lognormal:5,2`` (mean, deviation)."
-        },
     )
     simulator_failure = share(
         "SIMULATOR_FAILURE", 0.05, "Share of requests that the built-in upstream answers with a 500."
@@ -296,16 +263,14 @@ class SettingsSchema(DownloadSettingsSchema):
         0.05,
         "Share of ``getUsers`` and ``getEvents`` that the built-in event service drops without an answer.",
     )
-    simulator_event_delay = Milliseconds(
-        data_key="SIMULATOR_EVENT_DELAY_MS",
-        load_default=0.5,
-        validate=Range(0, 600_000),
-        metadata={"description": "How long the built-in event service takes for one event."},
+    simulator_event_delay = milliseconds(
+        "SIMULATOR_EVENT_DELAY_MS",
+        0.5,
+        (0, 600_000),
+        "How long the built-in event service takes for one event.",
     )
-    simulator_seed = f.Integer(
-        data_key="SIMULATOR_SEED",
-        load_default=None,
-        metadata={"description": "Makes the built-in upstream's luck the same every time."},
+    simulator_seed = whole(
+        "SIMULATOR_SEED", None, None, "Makes the built-in upstream's luck the same every time."
     )
 
 
