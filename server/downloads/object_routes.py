@@ -11,6 +11,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 
 from aiohttp import web
 from marshmallow import Schema
@@ -23,6 +24,7 @@ from server.downloads.objects import (
     CONTENT_TYPE,
     PREFIX,
     Key,
+    ObjectInfo,
     StoreError,
     StoreUnavailable,
     disposition,
@@ -72,7 +74,7 @@ class ObjectHandler:
         self._stall = stall
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer *request* for an object: 200 or 206; raises a `Problem` with 403, 404, 410, 416 or 503."""
+        """Answer *request* for an object: 200, 206 or 304; raises a `Problem` for all else."""
         exchange_for(request, "object")
         key = _key(request.match_info["file_id"])
         filename = self._granted(key, request.query)
@@ -98,6 +100,10 @@ class ObjectHandler:
     async def _answer(self, request: web.Request, found: Reader, filename: str) -> web.StreamResponse:
         etag, modified = validators(found.info)
         headers = {"ETag": etag, "Last-Modified": modified, "Accept-Ranges": "bytes"}
+        if _is_another(request, found.info):
+            raise Problem(412, "changed", "The file is not the one that was asked for.", headers=headers)
+        if _is_known(request, found.info):
+            return web.Response(status=304, headers=headers)
         wanted = request.headers.get("Range") if request.method == "GET" else None
         part = span(found.info, wanted, request.headers.get("If-Range"))
         if part is None:
@@ -139,6 +145,30 @@ class ObjectHandler:
                 request.transport.abort()
 
 
+def _is_another(request: web.Request, info: ObjectInfo) -> bool:
+    """Whether the client wants another version of the object, and only that: RFC 9110 section 13.2.2."""
+    if request.if_match is not None:
+        return not any(tag.value in ("*", info.etag) and not tag.is_weak for tag in request.if_match)
+    since = _date(request.headers.get("If-Unmodified-Since"))
+    return since is not None and int(info.modified) > since
+
+
+def _is_known(request: web.Request, info: ObjectInfo) -> bool:
+    """Whether the client says that it has this very version already."""
+    if request.if_none_match is not None:
+        return any(tag.value in ("*", info.etag) for tag in request.if_none_match)
+    since = _date(request.headers.get("If-Modified-Since"))
+    return since is not None and int(info.modified) <= since
+
+
+def _date(text: str | None) -> float | None:
+    """Seconds since 1970; None if it is no date. aiohttp's own reading fails on a year of ten digits."""
+    try:
+        return parsedate_to_datetime(text or "").timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
 def _forged() -> Problem:
     return Problem(403, "bad_signature", "This link is not one of ours, or has been changed.")
 
@@ -170,9 +200,11 @@ def add_object_routes(app: web.Application, handler: ObjectHandler) -> None:
             replies={
                 200: Reply("The file.", {"type": "string", "format": "binary"}, None, CONTENT_TYPE),
                 206: Reply("A part of it.", {"type": "string", "format": "binary"}, None, CONTENT_TYPE),
+                304: Reply("The client has it already."),
                 403: problem("The link is not one of ours, or has been changed."),
                 404: problem("The file is no longer there."),
                 410: problem("The link has expired."),
+                412: problem("The file is not the one that was asked for."),
                 416: problem("The file has no such bytes."),
                 503: problem("The store cannot be read now."),
             },

@@ -235,6 +235,45 @@ async def test_a_part_is_given_only_to_who_has_the_rest_of_it(
         assert got.headers["Content-Type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize(
+    ("condition", "status"),
+    [
+        ({"If_Match": "{etag}"}, 206),
+        ({"If_Match": '"another", {etag}'}, 206),
+        ({"If_Match": "*"}, 206),
+        ({"If_Match": '"another"'}, 412),
+        ({"If_Match": "W/{etag}"}, 412),
+        ({"If_Match": "{etag}", "If_Unmodified_Since": "{before}"}, 206),
+        ({"If_Unmodified_Since": "{modified}"}, 206),
+        ({"If_Unmodified_Since": "{before}"}, 412),
+        ({"If_Unmodified_Since": "nonsense"}, 206),
+        ({"If_Unmodified_Since": "Thu, 99 Jan 99999999999 00:00:00 GMT"}, 206),
+        ({"If_None_Match": "{etag}"}, 304),
+        ({"If_None_Match": "W/{etag}"}, 304),
+        ({"If_None_Match": "*"}, 304),
+        ({"If_None_Match": '"another"'}, 206),
+        ({"If_None_Match": '"another"', "If_Modified_Since": "{modified}"}, 206),
+        ({"If_Modified_Since": "{modified}"}, 304),
+        ({"If_Modified_Since": "{before}"}, 206),
+        ({"If_Match": '"another"', "If_None_Match": "{etag}"}, 412),
+    ],
+)
+async def test_who_wants_one_version_or_has_it_gets_no_other(
+    local: LocalPlace, condition: dict[str, str], status: int
+) -> None:
+    """A download that is gone on with had got the rest of another version."""
+    key = new_key()
+    await local.store.put(key, chunked(b"0123456789"))
+    url = await local.store.url(key, 60, "a.zip")
+    head = (await fetch(url, "HEAD")).headers
+    known = {"etag": head["ETag"], "modified": head["Last-Modified"]}
+    before = "Thu, 01 Jan 1970 00:00:00 GMT"
+    headers = {name: text.format(**known, before=before) for name, text in condition.items()}
+    got = await fetch(url, Range="bytes=5-", **headers)
+    assert (got.status, got.headers["ETag"]) == (status, head["ETag"])
+    assert (got.body == b"56789") == (status == 206)
+
+
 async def test_head_tells_the_size_and_sends_nothing(local: LocalPlace) -> None:
     key = new_key()
     await local.store.put(key, chunked(b"hello"))
