@@ -378,3 +378,21 @@ class _TwoAtATime:
 @pytest.mark.fault(101)
 def test_the_secret_does_not_show_in_the_configuration() -> None:
     assert "hunter2" not in repr(S3Config("b", access_key_id="hunter2", secret_access_key="hunter2"))
+
+
+async def test_who_makes_many_links_lets_others_go_on_between_two(faked: S3Objects) -> None:
+    """A result of a thousand files had held everybody for a second."""
+    going_on = 0
+
+    async def goes_on() -> None:
+        nonlocal going_on
+        while True:
+            await asyncio.sleep(0)
+            going_on += 1
+
+    async with asyncio.TaskGroup() as group:
+        other = group.create_task(goes_on(), name="others")
+        for _ in range(20):
+            await faked.url(new_key(), 60, "a.zip")
+        other.cancel()
+    assert going_on >= 19
