@@ -16,7 +16,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -46,12 +46,21 @@ FILES = (70_000, 70_007, 70_014)
 """Three at once: an event of each job a second."""
 
 
-def server(cores: Cores, folder: str, seconds: float, places: int) -> tuple[str, Process]:
-    """A server whose files take so many *seconds*, and that works on *places* jobs at a time; its address."""
+def server(cores: Cores, environ: Mapping[str, str]) -> tuple[str, Process]:
+    """A server with those settings; its address."""
     url = f"http://127.0.0.1:{free_port()}"
-    environ = {
+    port = {"PORT": url.rpartition(":")[2]}
+    process = Process(python("server"), "downloads-server", {**environ, **port}, cores.server)
+    process.wait_for(f"{url}/ready", within=30.0)
+    for child in process.family()[1:]:  # the embedded job store: not on the core that the server has
+        pin(cores.load, child)
+    return url, process
+
+
+def settings(folder: str, seconds: float, places: int) -> dict[str, str]:
+    """Files take so many *seconds*, and *places* jobs are worked on at a time."""
+    return {
         **QUIET,
-        "PORT": url.rpartition(":")[2],
         "DATA_DIR": folder,
         "DOWNLOAD_DELAY_MIN_MS": str(round(seconds * 1000)),
         "DOWNLOAD_DELAY_MAX_MS": str(round(seconds * 1000)),
@@ -65,20 +74,19 @@ def server(cores: Cores, folder: str, seconds: float, places: int) -> tuple[str,
         "SIMULATOR_INVALID": "0",
         "SIMULATOR_HANG": "0",
     }
-    process = Process(python("server"), "downloads-server", environ, cores.server)
-    process.wait_for(f"{url}/ready", within=30.0)
-    for child in process.family()[1:]:  # the embedded job store: not on the core that the server has
-        pin(cores.load, child)
-    return url, process
 
 
 @contextlib.asynccontextmanager
 async def site(
-    cores: Cores, seconds: float, places: int = PLACES
+    cores: Cores, seconds: float, places: int = PLACES, *, apart: bool = False
 ) -> AsyncIterator[tuple[str, aiohttp.ClientSession, Process]]:
-    """A server and a session of callers."""
-    with tempfile.TemporaryDirectory() as folder:
-        url, process = server(cores, folder, seconds, places)
+    """A server and a session of callers; *apart*: the work is done by a worker, on the callers' core."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        environ = settings(folder, seconds, places)
+        url, process = server(cores, {**environ, "DOWNLOAD_WORKERS": "off" if apart else "on"})
+        if apart:
+            worker = Process(python("server", "worker"), "downloads-worker", environ, cores.load)
+            stack.callback(worker.stop)
         try:
             connector = aiohttp.TCPConnector(limit=0)
             async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout()) as session:
@@ -182,7 +190,13 @@ async def of_jobs(cores: Cores) -> dict[str, float]:
 
 async def of_api(cores: Cores) -> dict[str, float]:
     """What `API` takes for 20 callers, alone, and while `JOBS` jobs of a minute are all under way."""
-    async with site(cores, 60.0, JOBS) as (url, session, process):
+    here, apart = await beside_jobs(cores, apart=False), await beside_jobs(cores, apart=True)
+    return {**here, **{f"apart_{name}": number for name, number in apart.items()}}
+
+
+async def beside_jobs(cores: Cores, *, apart: bool) -> dict[str, float]:
+    """The same, with the work in the server or in a worker of its own."""
+    async with site(cores, 60.0, JOBS, apart=apart) as (url, session, process):
         refused: list[int] = []
         alone = await hammer(lambda: get(session, url + API, refused), 20, 8.0)
         await many(session, url, JOBS)
