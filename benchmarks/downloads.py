@@ -1,6 +1,6 @@
 """``python -m benchmarks.downloads``: what downloads cost, and what they do to the rest of the server.
 
-One server on a core of its own, the callers on another: how long ``initiate`` takes with many callers; how
+One server on a core of its own, the callers and the upstream on another: how long ``initiate`` takes; how
 long a thousand jobs of a second take, beside the ideal; what ``/api/first`` takes before them and while they
 run; and how late events reach two thousand streams. Job store and objects are the embedded ones, rate limits
 are on and out of the way.
@@ -16,7 +16,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -35,15 +35,30 @@ from benchmarks.processes import (
     pin,
     python,
 )
+from upstream.simulator.app import WORK_PATH
 
 CALLERS = 100
 JOBS, PLACES, SECONDS = 1000, 20, 1.0
 """Jobs, how many the server works on at a time, and how long each takes."""
 STREAMS, FOLLOWED, FILE_SECONDS = 2000, 100, 30.0
-"""Streams, the jobs that they follow, and how long each file takes, of which a report comes ten times."""
-API = "/api/first?timeout=1000"
-FILES = (70_000, 70_007, 70_014)
-"""Three at once: an event of each job a second."""
+"""Streams, the jobs that they follow, and how long a file takes on average, which reports ten times."""
+API, API_SECONDS = "/api/first?timeout=1000", 20.0
+AT_ONCE = 3
+"""Files of a job that is followed: with as many reports, an event of each job a second."""
+SPREAD = 1 / 3
+"""How much shorter or longer than on average a file may take. As they do: in step they would never be."""
+
+
+def upstream(cores: Cores, seconds: float, spread: float) -> tuple[str, Process]:
+    """An upstream that never fails, whose files take so many *seconds*, give or take a share; its address."""
+    url = f"http://127.0.0.1:{free_port()}"
+    least, most = (round(seconds * (1 + part) * 1000) for part in (-spread, spread))
+    never = [word for what in ("failure", "invalid", "hang") for word in (f"--{what}", "0")]
+    times = ["--latency", "constant:20", "--file-delay", f"uniform:{least}-{most}"]
+    command = python("upstream.simulator", "--port", url.rpartition(":")[2], *never, *times)
+    process = Process(command, "downloads-upstream", core=cores.simulator)
+    process.wait_for(url + WORK_PATH)
+    return url, process
 
 
 def server(cores: Cores, environ: Mapping[str, str]) -> tuple[str, Process]:
@@ -57,62 +72,60 @@ def server(cores: Cores, environ: Mapping[str, str]) -> tuple[str, Process]:
     return url, process
 
 
-def settings(folder: str, seconds: float, places: int) -> dict[str, str]:
-    """Files take so many *seconds*, and *places* jobs are worked on at a time."""
+def settings(folder: str, behind: str, places: int) -> dict[str, str]:
+    """*places* jobs are worked on at a time, over the upstream at *behind*."""
     return {
         **QUIET,
         "DATA_DIR": folder,
-        "DOWNLOAD_DELAY_MIN_MS": str(round(seconds * 1000)),
-        "DOWNLOAD_DELAY_MAX_MS": str(round(seconds * 1000)),
+        "WORK_API_URL": behind + WORK_PATH,
+        "DOWNLOAD_SOURCE_URL": behind,
         "DOWNLOAD_JOBS": str(places),
         "DOWNLOAD_JOBS_PER_CLIENT": "10000",
         "DOWNLOAD_OPEN_JOBS_PER_CLIENT": "100000",
         "RATE_LIMIT_MAX_REQUESTS": "1000000",
         "SSE_STREAMS_PER_CLIENT": "5000",
-        "SIMULATOR_LATENCY": "constant:20",
-        "SIMULATOR_FAILURE": "0",
-        "SIMULATOR_INVALID": "0",
-        "SIMULATOR_HANG": "0",
     }
 
 
 @contextlib.asynccontextmanager
 async def site(
-    cores: Cores, seconds: float, places: int = PLACES, *, apart: bool = False
+    cores: Cores, seconds: float, places: int = PLACES, *, spread: float = SPREAD, apart: bool = False
 ) -> AsyncIterator[tuple[str, aiohttp.ClientSession, Process]]:
-    """A server and a session of callers; *apart*: the work is done by a worker, on the callers' core."""
+    """
+    A server over an upstream whose files take so many *seconds*, give or take a share of *spread*, and a
+    session of callers; *apart*: the work is done by a worker, on the callers' core.
+    """
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        environ = settings(folder, seconds, places)
+        behind, source = upstream(cores, seconds, spread)
+        stack.callback(source.stop)
+        environ = settings(folder, behind, places)
         url, process = server(cores, {**environ, "DOWNLOAD_WORKERS": "off" if apart else "on"})
+        stack.callback(process.stop)
         if apart:
             worker = Process(python("server", "worker"), "downloads-worker", environ, cores.load)
             stack.callback(worker.stop)
-        try:
-            connector = aiohttp.TCPConnector(limit=0)
-            async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout()) as session:
-                yield url, session, process
-        finally:
-            process.stop()
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout()) as session:
+            yield url, session, process
 
 
-async def initiate(session: aiohttp.ClientSession, url: str, files: Sequence[int] = FILES[:1]) -> str:
-    """A new job; its id."""
-    async with session.post(f"{url}/v1/download/initiate", json={"file_ids": files}) as answer:
+async def initiate(session: aiohttp.ClientSession, url: str, files: int = 1) -> str:
+    """A new job of so many files, picked at random; its id."""
+    ids = random.sample(range(70_000, 7_000_000, 7), files)
+    async with session.post(f"{url}/v1/download/initiate", json={"file_ids": ids}) as answer:
         if answer.status != 200:
             raise BenchmarkError(f"initiate: {answer.status} {await answer.text()}")
         told = await answer.json()
         return str(told["jobId"])
 
 
-async def many(
-    session: aiohttp.ClientSession, url: str, number: int, files: Sequence[int] = FILES[:1]
-) -> list[str]:
+async def many(session: aiohttp.ClientSession, url: str, number: int) -> list[str]:
     """So many jobs, from `CALLERS` at a time; their ids."""
     gate = asyncio.Semaphore(CALLERS)
 
     async def one() -> str:
         async with gate:
-            return await initiate(session, url, files)
+            return await initiate(session, url)
 
     return await asyncio.gather(*(one() for _ in range(number)))
 
@@ -169,7 +182,7 @@ async def of_initiate(cores: Cores, seconds: float) -> dict[str, float]:
 
 async def of_jobs(cores: Cores) -> dict[str, float]:
     """How long `JOBS` of them take, `PLACES` at a time."""
-    async with site(cores, SECONDS, PLACES) as (url, session, process):
+    async with site(cores, SECONDS, PLACES, spread=0.0) as (url, session, process):
         await initiate(session, url)
         before, began = process.cpu_seconds(), time.perf_counter()
         ids = await many(session, url, JOBS)
@@ -189,7 +202,7 @@ async def of_jobs(cores: Cores) -> dict[str, float]:
 
 
 async def of_api(cores: Cores) -> dict[str, float]:
-    """What `API` takes for 20 callers, alone, and while `JOBS` jobs of a minute are all under way."""
+    """What `API` takes for 20 callers, alone, and while `JOBS` jobs of about a minute are all under way."""
     here, apart = await beside_jobs(cores, apart=False), await beside_jobs(cores, apart=True)
     return {**here, **{f"apart_{name}": number for name, number in apart.items()}}
 
@@ -198,14 +211,14 @@ async def beside_jobs(cores: Cores, *, apart: bool) -> dict[str, float]:
     """The same, with the work in the server or in a worker of its own."""
     async with site(cores, 60.0, JOBS, apart=apart) as (url, session, process):
         refused: list[int] = []
-        alone = await hammer(lambda: get(session, url + API, refused), 20, 8.0)
+        alone = await hammer(lambda: get(session, url + API, refused), 20, API_SECONDS)
         await many(session, url, JOBS)
         await asyncio.sleep(3.0)
         before = process.cpu_seconds()
         await asyncio.sleep(5.0)
         core_of_jobs = (process.cpu_seconds() - before) / 5.0
         refused.clear()
-        beside = await hammer(lambda: get(session, url + API, refused), 20, 8.0)
+        beside = await hammer(lambda: get(session, url + API, refused), 20, API_SECONDS)
     return {
         **{f"alone_{name}": number for name, number in spread(alone).items()},
         **{f"beside_{name}": number for name, number in spread(beside).items()},
@@ -250,7 +263,7 @@ async def of_streams(cores: Cores) -> dict[str, float]:
     async with site(cores, FILE_SECONDS, FOLLOWED) as (url, session, process):
         ids = []
         for _ in range(FOLLOWED):  # spread over the time of a report, or all would come in one instant
-            ids.append(await initiate(session, url, FILES))
+            ids.append(await initiate(session, url, AT_ONCE))
             await asyncio.sleep(FILE_SECONDS / 10 / FOLLOWED)
         open_now = [asyncio.get_running_loop().create_future() for _ in range(STREAMS)]
         following = [
