@@ -1,4 +1,4 @@
-"""Where jobs wait for their turn and are worked on: pydocket, over the job store. No other room knows it.
+"""Where jobs wait for their turn and are worked on: pydocket, over the job store. Only `places` knows it too.
 
 What is queued says "look at this job" and no more; what the job is stands in its record. So it is harmless to
 queue a job twice, or one that has ended, and whatever the queue might lose can be queued again.
@@ -11,23 +11,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import socket
-import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
 from redis.exceptions import RedisError
 
+from server.downloads.places import Places
+from server.downloads.turns import Turns
 from server.job_store.opening import job_store_errors
 from strategies import value
 
 if TYPE_CHECKING:
-    from docket import ConcurrencyLimit, Docket, Retry, Worker
+    from docket import Docket, Worker
 
 log = logging.getLogger("hedgerow.downloads")
 
@@ -50,28 +51,7 @@ AFTER_A_BUG = 5.0
 """Seconds before a job is looked at again that has met one."""
 REMEMBERED = 3600.0
 """Seconds for which the queue knows what has ended. Nobody asks it: records remember."""
-_FORGET_DEAD = """
-local function named(reply)
-  local fields = {}
-  for i = 1, #reply, 2 do fields[reply[i]] = reply[i + 1] end
-  return fields
-end
-
-local gone = 0
-if redis.call('EXISTS', KEYS[1]) == 0 then return gone end
-for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-  local group = named(group).name
-  for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], group)) do
-    local consumer = named(consumer)
-    if consumer.pending == 0 and consumer.idle >= tonumber(ARGV[1]) then
-      redis.call('XGROUP', 'DELCONSUMER', KEYS[1], group, consumer.name)
-      gone = gone + 1
-    end
-  end
-end
-return gone
-"""
-"""A script, because what a consumer gets between two commands would be gone with it."""
+_FORGET_DEAD = Path(__file__).with_name("forget_dead.lua")
 
 
 @value
@@ -86,76 +66,6 @@ Work: TypeAlias = Callable[[str, int], Awaitable[Again | None]]
 Looks at a job, by id, for the n-th time, from 0; None: there is nothing left to do. Being cancelled, it
 leaves the job to whoever looks next. What it raises is a bug, after which it is called again.
 """
-
-
-class Turns:
-    """The work that is under way in one process, so that it can be told to hand over."""
-
-    def __init__(self) -> None:
-        self._scopes: set[asyncio.Timeout] = set()
-        self._over = False
-
-    @contextmanager
-    def scope(self, scope: asyncio.Timeout) -> Iterator[None]:
-        """While the block runs, *scope* ends when `hand_over` is called; at once, if it was."""
-        self._scopes.add(scope)
-        if self._over:
-            _end(scope)
-        try:
-            yield
-        finally:
-            self._scopes.discard(scope)
-
-    def begin(self) -> None:
-        """What comes from now on may go on."""
-        self._over = False
-
-    def hand_over(self) -> None:
-        """End what is under way, or still on its way here; each finds its `asyncio.Timeout` expired."""
-        self._over = True
-        for scope in self._scopes:
-            _end(scope)
-
-
-def _end(scope: asyncio.Timeout) -> None:
-    scope.reschedule(asyncio.get_running_loop().time())
-
-
-class Places:
-    """
-    What this process holds of the places of its clients. The library would say of each by itself that it is
-    still held, in two calls every two seconds: for a thousand jobs, a third of what the process does.
-    """
-
-    def __init__(self) -> None:
-        self._held: dict[str, set[str]] = {}
-
-    @contextmanager
-    def hold(self, limit: ConcurrencyLimit, job_id: str) -> Iterator[None]:
-        """While the block runs, the place that *limit* has got for the job is renewed here and not there."""
-        if limit._renewal_task is not None:
-            limit._renewal_task.cancel()
-        holders = self._held.setdefault(limit.concurrency_key, set())
-        holders.add(job_id)
-        try:
-            yield
-        finally:
-            holders.discard(job_id)
-            if not holders:
-                self._held.pop(limit.concurrency_key, None)
-
-    async def renew(self, docket: Docket, kept: float) -> None:
-        """
-        Say that all of them are held, which is known for *kept* seconds. One that was given back meanwhile
-        stays free.
-        """
-        if not self._held:
-            return
-        async with docket.redis() as redis, redis.pipeline(transaction=False) as calls:
-            for key, holders in self._held.items():
-                calls.zadd(key, dict.fromkeys(holders, time.time()), xx=True)
-                calls.expire(key, math.ceil(kept))
-            await calls.execute()
 
 
 class Queue:
@@ -201,11 +111,6 @@ class Queue:
         async with self._turn():
             await self._docket.cancel(job_id)
 
-    async def waiting(self) -> int:
-        """How many wait for their turn. Raises JobStoreError."""
-        async with self._turn(), self._docket.redis() as redis:
-            return int(await redis.xlen(self._docket.stream_key))
-
     async def forget_dead(self, idle: float) -> int:
         """
         Forget the workers that have nothing under way and have asked for nothing for *idle* seconds; returns
@@ -216,7 +121,7 @@ class Queue:
             JobStoreError: it is not known whether that was done.
         """
         async with self._turn(), self._docket.redis() as redis:
-            script = await redis.script_load(_FORGET_DEAD)
+            script = await redis.script_load(_FORGET_DEAD.read_text("utf-8"))
             return int(await redis.evalsha(script, 1, self._docket.stream_key, round(idle * 1000)))
 
     @asynccontextmanager
@@ -331,10 +236,8 @@ def _task(work: Work, most_per_client: int) -> Callable[..., Awaitable[None]]:
             """Entered around the time in which a worker takes jobs; when it is over, for its end or because
             the store has failed, the worker waits for those that it has."""
             turns.begin()
-            renewal = asyncio.create_task(
-                _keep(places, docket, worker.redelivery_timeout.total_seconds()),
-                name=f"{docket.name}: places",
-            )
+            lost_after = worker.redelivery_timeout.total_seconds()
+            renewal = asyncio.create_task(places.keep(docket, lost_after), name=f"{docket.name}: places")
             try:
                 yield
             finally:
@@ -365,18 +268,6 @@ def _task(work: Work, most_per_client: int) -> Callable[..., Awaitable[None]]:
         again.after(timedelta(seconds=seconds))
 
     return look_at
-
-
-async def _keep(places: Places, docket: Docket, redelivery: float) -> None:
-    """Who has not held a place for *redelivery* seconds has lost it."""
-    while True:
-        await asyncio.sleep(redelivery / 4)
-        try:
-            await places.renew(docket, 4 * redelivery)
-        except (RedisError, OSError):
-            pass  # they are kept for three more tries
-        except Exception:
-            log.exception("holding the places of jobs has failed")
 
 
 class Quiet(logging.Filter):

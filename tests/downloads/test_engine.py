@@ -9,7 +9,8 @@ import pytest
 from redis.asyncio import Redis
 
 from server.downloads import rescue
-from server.downloads.engine import CALLBACK, JOB, Again, Turns, open_queue, working
+from server.downloads.engine import CALLBACK, JOB, Again, open_queue, working
+from server.downloads.turns import Turns
 from tests.downloads.conftest import Start
 from tests.downloads.whole import PATIENCE
 
