@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,56 @@ def test_defaults() -> None:
     settings = load_settings({})
     assert (settings.host, settings.port, settings.request_timeout) == ("127.0.0.1", 8000, 30.0)
     assert settings.cors_origins == ("*",)
+
+
+def test_defaults_of_downloads() -> None:
+    """As the contract of the download API has them; without any they are embedded, and slow."""
+    settings = load_settings({})
+    assert settings.downloads
+    assert (settings.data_dir, settings.redis_url) == (".data", None)
+    assert (settings.s3_endpoint, settings.s3_bucket_name, settings.s3_force_path_style) == (None, None, True)
+    assert settings.download_delay_enabled
+    assert (settings.download_delay_min, settings.download_delay_max) == (10.0, 120.0)
+    assert settings.rate_limit
+    assert (settings.rate_limit_requests, settings.rate_limit_window) == (100, 60.0)
+    assert settings.trusted_proxies == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "attribute", "value"),
+    [
+        ("S3_REGION", "eu-central-1", "s3_region", "eu-central-1"),
+        ("S3_ENDPOINT", "http://minio:9000", "s3_endpoint", "http://minio:9000"),
+        ("S3_PUBLIC_ENDPOINT", "http://localhost:9000", "s3_public_endpoint", "http://localhost:9000"),
+        ("S3_ACCESS_KEY_ID", "id", "s3_access_key_id", "id"),
+        ("S3_SECRET_ACCESS_KEY", "secret", "s3_secret_access_key", "secret"),
+        ("S3_BUCKET_NAME", "files", "s3_bucket_name", "files"),
+        ("S3_FORCE_PATH_STYLE", "false", "s3_force_path_style", False),
+        ("DATA_DIR", "/var/lib/hedgerow", "data_dir", "/var/lib/hedgerow"),
+        ("REDIS_URL", "redis://store:6379/0", "redis_url", "redis://store:6379/0"),
+        ("DOWNLOAD_DELAY_ENABLED", "false", "download_delay_enabled", False),
+        ("DOWNLOAD_DELAY_ENABLED", "true", "download_delay_enabled", True),
+        ("DOWNLOAD_DELAY_MIN_MS", "1500", "download_delay_min", 1.5),
+        ("DOWNLOAD_DELAY_MAX_MS", "20000", "download_delay_max", 20.0),
+        ("RATE_LIMIT_MAX_REQUESTS", "7", "rate_limit_requests", 7),
+        ("RATE_LIMIT_WINDOW_MS", "7000", "rate_limit_window", 7.0),
+        ("TRUSTED_PROXIES", "10.0.0.0/8", "trusted_proxies", (ip_network("10.0.0.0/8"),)),
+        ("WELCOME_MESSAGE", "Hello Hono!", "welcome_message", "Hello Hono!"),
+        ("SENTRY_DSN", "https://key@example.com/1", "sentry_dsn", "https://key@example.com/1"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel:4318", "otel_endpoint", "http://otel:4318"),
+        ("CORS_ORIGINS", "https://a.example", "cors_origins", ("https://a.example",)),
+        ("PORT", "9000", "port", 9000),
+        ("HOST", "0.0.0.0", "host", "0.0.0.0"),
+        ("WORKERS", "4", "workers", 4),
+        ("LOG_LEVEL", "debug", "log_level", "debug"),
+        ("ACCESS_LOG", "off", "access_log", "off"),
+    ],
+)
+def test_a_setting_has_the_name_that_operators_know(
+    name: str, text: str, attribute: str, value: object
+) -> None:
+    """All those that the download service had before."""
+    assert getattr(load_settings({name: text}), attribute) == value
 
 
 def test_milliseconds_outside_are_seconds_inside() -> None:
@@ -42,6 +93,16 @@ def test_every_problem_is_reported_at_once() -> None:
         ("SIMULATOR_HANG", "nan"),
         ("LOG_LEVEL", "loud"),
         ("UPSTREAM_CONNECTIONS", "0"),
+        ("DOWNLOAD_DELAY_ENABLED", "maybe"),
+        ("DOWNLOAD_DELAY_MIN_MS", "-1"),
+        ("DOWNLOAD_DELAY_MIN_MS", "120001"),
+        ("RATE_LIMIT_MAX_REQUESTS", "0"),
+        ("RATE_LIMIT_WINDOW_MS", "999"),
+        ("REDIS_URL", "http://store:6379"),
+        ("S3_ENDPOINT", "minio:9000"),
+        ("S3_BUCKET_NAME", "a"),
+        ("TRUSTED_PROXIES", "proxy.internal"),
+        ("WEBHOOK_SECRETS", "secret"),
     ],
 )
 def test_out_of_range(name: str, text: str) -> None:
