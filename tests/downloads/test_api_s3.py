@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from yarl import URL
 
 from server.downloads import rescue, work
+from server.downloads.objects import object_key
+from server.downloads.service import _objects
+from server.settings import load_settings
 from tests.downloads.conftest import Start
 from tests.downloads.places import fetch
 from tests.downloads.seaweed import S3Server
-from tests.downloads.whole import BASE
+from tests.downloads.whole import BASE, PATIENCE
 from upstream.simulator.files import archive
 
 
@@ -48,6 +56,16 @@ async def test_a_job_ends_in_the_bucket_and_its_links_are_the_servers_own(
     assert (await site.get("/objects/downloads/70000.zip")).status == 404
 
 
+async def test_a_bucket_that_is_missing_is_made_at_the_start_and_not_with_the_first_job(
+    start: Start, descriptions: None, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rescue, "EVERY", 3600.0)
+    site = await start(**settings_for(s3_server, S3_BUCKET_NAME="made-without-a-job"))
+    async with asyncio.timeout(PATIENCE):
+        while (await site.get("/health")).status != 200:  # noqa: ASYNC110 - no event tells of it
+            await asyncio.sleep(0.01)
+
+
 async def test_links_are_signed_for_the_address_that_clients_reach(
     start: Start, descriptions: None, s3_server: S3Server
 ) -> None:
@@ -75,3 +93,42 @@ async def test_while_the_s3_server_is_away_jobs_are_taken_and_wait(
     job_id = await site.job(70000)
     await site.when(job_id, lambda found: found["runs"] >= 2)
     assert (await site.cancel(job_id)).told["status"] == "cancelled"
+
+
+KEYS = {"S3_ACCESS_KEY_ID": "the-id", "S3_SECRET_ACCESS_KEY": "the-secret"}
+
+
+@pytest.mark.parametrize(
+    ("given", "where", "region"),
+    [
+        ({"S3_ENDPOINT": "http://s3.test"}, "http://s3.test/downloads/downloads/", "us-east-1"),
+        (
+            {"S3_ENDPOINT": "http://s3.test", "S3_PUBLIC_ENDPOINT": "https://cdn.test"},
+            "https://cdn.test/downloads/downloads/",
+            "us-east-1",
+        ),
+        (
+            {"S3_ENDPOINT": "http://s3.test", "S3_BUCKET_NAME": "files", "S3_FORCE_PATH_STYLE": "false"},
+            "http://files.s3.test/downloads/",
+            "us-east-1",
+        ),
+        (
+            {"S3_BUCKET_NAME": "files", "S3_REGION": "eu-central-1", "S3_FORCE_PATH_STYLE": "false"},
+            "https://files.s3.eu-central-1.amazonaws.com/downloads/",
+            "eu-central-1",
+        ),
+    ],
+)
+async def test_each_setting_of_s3_shows_in_the_links(
+    descriptions: None, tmp_path: Path, given: dict[str, str], where: str, region: str
+) -> None:
+    """No server is asked: a link is signed by whoever has the keys."""
+    async with AsyncExitStack() as stack:
+        settings = load_settings({**KEYS, **given})
+        objects, local = await _objects(settings, tmp_path, time.time, stack)
+        link = URL(await objects.url(object_key(70000), 60, "a.zip"))
+    assert local is None
+    assert str(link.with_query(None)) == f"{where}70000.zip"
+    owner, day, signed_for, *rest = link.query["X-Amz-Credential"].split("/")
+    assert (owner, signed_for, rest) == ("the-id", region, ["s3", "aws4_request"])
+    assert day.isdigit()
