@@ -159,6 +159,33 @@ async def test_an_address_that_is_not_public_is_refused_with_one_text_for_all(si
     assert (await site.get(f"{BASE}/jobs")).told["jobs"] == []
 
 
+@pytest.mark.parametrize(
+    ("leave", "taken", "refused"),
+    [
+        (
+            "off",
+            ["https://example.com/hook", "https://example.com:8443/hook"],
+            ["http://example.com/hook", "http://example.com:8080/hook", "https://example.com:8080/hook"],
+        ),
+        (
+            "on",
+            ["https://example.com/hook", "http://example.com/hook", "http://example.com:8080/hook"],
+            ["http://127.0.0.1/hook", "http://10.0.0.1:8080/hook", "http://example.com:6379/hook"],
+        ),
+    ],
+)
+async def test_a_callback_without_tls_is_taken_only_with_the_operators_leave(
+    start: Start, leave: str, taken: list[str], refused: list[str]
+) -> None:
+    """Nobody works on the jobs, so nobody is called."""
+    site = await start(WEBHOOK_HTTP=leave, DOWNLOAD_WORKERS="off")
+    for url in taken:
+        await site.job(70000, callback=url)
+    for url in refused:
+        answer = await site.ask("POST", f"{BASE}/initiate", {"file_ids": [70000], "callbackUrl": url})
+        assert (answer.status, list(answer.told["errors"])) == (400, ["callbackUrl"]), url
+
+
 async def test_the_servers_own_address_is_refused_although_its_network_is_allowed(start: Start) -> None:
     async with receiver() as found:
         port = next(iter(found.policy.ports))
