@@ -13,7 +13,10 @@ import pytest
 import redis
 
 from server.downloads import channels, engine, rescue, work
-from server.job_store.opening import JobStoreDown
+from server.downloads.handlers import faults
+from server.downloads.objects import StoreFull, StoreUnavailable
+from server.errors import Problem
+from server.job_store.opening import JobStoreDown, JobStoreFull
 from server.lifespan import DOWNLOADS, Trial
 from tests.downloads.conftest import Start
 from tests.downloads.places import fetch
@@ -125,6 +128,21 @@ async def test_while_the_job_store_is_away_callers_are_told_so_and_jobs_go_on_af
             assert [event.kind for event in await site.history(job_id)].count("completed") == 1
         assert (await site.get("/health")).told["status"] == "healthy"
         assert (await site.initiate(70014)).status == 200
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+@pytest.mark.fault(92)
+async def test_while_the_job_store_is_away_clients_are_limited_by_the_server_alone(
+    store: Valkey, tmp_path: Path, how: str
+) -> None:
+    limits = {"RATE_LIMIT": "on", "RATE_LIMIT_MAX_REQUESTS": "3"}
+    async with in_front_of(store, tmp_path, **limits) as site:
+        assert (await site.get("/")).headers["RateLimit-Remaining"] == "2"
+        with harmed(store, how):
+            answers = [await site.get("/", X_Forwarded_For=f"203.0.113.{number}") for number in range(4)]
+        assert [answer.status for answer in answers] == [200, 200, 200, 429]
+        assert [answer.headers["RateLimit-Remaining"] for answer in answers] == ["2", "1", "0", "0"]
+        require_problem(answers[-1], 429, "rate_limited")
 
 
 async def test_a_job_store_that_takes_nothing_new_still_tells_what_it_knows(
@@ -240,6 +258,26 @@ async def test_a_job_that_was_written_down_and_not_queued_is_found_and_done(
     require_problem(await site.initiate(70000, Idempotency_Key="1"), 503, "job_store_unavailable")
     [job] = (await site.get(f"{BASE}/jobs")).told["jobs"]
     assert (await site.ended(job["jobId"]))["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code"),
+    [
+        (JobStoreDown("It is away."), 503, "job_store_unavailable"),
+        (JobStoreFull("It is full."), 507, "job_store_full"),
+        (redis.ResponseError("WRONGTYPE"), 503, "job_store_unavailable"),
+        (StoreUnavailable("It is away."), 503, "storage_unavailable"),
+        (StoreFull("It is full."), 507, "storage_full"),
+    ],
+)
+def test_each_fault_of_a_store_has_its_status_and_says_when_to_come_again(
+    fault: Exception, status: int, code: str
+) -> None:
+    with pytest.raises(Problem) as caught, faults():
+        raise fault
+    assert (caught.value.status, caught.value.code) == (status, code)
+    assert int(caught.value.headers["Retry-After"]) >= 1
+    assert "WRONGTYPE" not in caught.value.detail
 
 
 @pytest.fixture
