@@ -131,3 +131,14 @@ async def test_a_client_has_so_many_streams_and_no_more(files: Files, start: Sta
         answer = await site.get(f"{BASE}/subscribe/{job_id}")
         assert (answer.status, answer.told["code"]) == (429, "too_many_streams")
         assert int(answer.headers["Retry-After"]) >= 1
+
+
+async def test_a_process_has_so_many_streams_of_all_clients_and_no_more(files: Files, start: Start) -> None:
+    files.hold()
+    site = await start(DOWNLOAD_SOURCE_URL=files.url, SSE_STREAMS="1", TRUSTED_PROXIES="127.0.0.1")
+    job_id = await site.job()
+    async with site.follow(job_id) as events:
+        await anext(events)
+        answer = await site.get(f"{BASE}/subscribe/{job_id}", X_Forwarded_For="203.0.113.7")
+        assert (answer.status, answer.told["code"]) == (503, "too_many_streams")
+        assert int(answer.headers["Retry-After"]) >= 1

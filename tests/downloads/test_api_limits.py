@@ -79,3 +79,21 @@ async def test_a_client_has_so_many_open_jobs_and_no_more(files: Files, start: S
     assert (await site.initiate(70014, X_Forwarded_For="203.0.113.7")).status == 200
     await site.cancel(first)
     assert (await site.initiate(70014)).status == 200
+
+
+async def test_a_client_has_so_many_jobs_that_are_worked_on_while_others_have_theirs(
+    files: Files, start: Start
+) -> None:
+    files.hold()
+    site = await start(
+        DOWNLOAD_SOURCE_URL=files.url, DOWNLOAD_JOBS_PER_CLIENT="1", TRUSTED_PROXIES="127.0.0.1"
+    )
+    first = await site.job(70000)
+    await site.told(first, "running")
+    second = await site.job(70007)
+    other = await site.job(70014, X_Forwarded_For="203.0.113.7")
+    await site.told(other, "running")
+    assert (await site.status(second))["status"] == "queued"
+    files.open.set()
+    for job_id in (first, second, other):
+        assert (await site.ended(job_id))["status"] == "completed"
