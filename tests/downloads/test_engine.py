@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import pickle
+import pickletools
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -103,3 +107,19 @@ async def test_work_that_begins_while_all_is_handed_over_is_handed_over_too() ->
         await work(forever=True)
     turns.begin()
     await work(forever=False)
+
+
+async def test_what_is_queued_of_a_job_is_its_id_and_its_client_as_data_that_json_could_hold(
+    start: Start, redis: Redis
+) -> None:
+    """The library pickles it. Nothing in it may name code that a worker would run to read it."""
+    site = await start(DOWNLOAD_WORKERS="off", TRUSTED_PROXIES="127.0.0.1")
+    job_id = await site.job(70000, 70007, callback="https://example.com/hook", X_Forwarded_For="203.0.113.7")
+    queued: Any = await redis.xrange(STREAM.format(JOB))
+    [(_, message)] = queued
+    assert (message[b"function"], message[b"key"]) == (JOB.encode(), job_id.encode())
+    for name, plain in ((b"args", [job_id, "203.0.113.7"]), (b"kwargs", {})):
+        steps = {step.name for step, *_ in pickletools.genops(message[name])}
+        assert not steps & {"GLOBAL", "STACK_GLOBAL", "INST", "REDUCE", "BUILD", "NEWOBJ", "EXT1"}
+        found = pickle.loads(message[name])  # noqa: S301 - it was just looked at
+        assert json.loads(json.dumps(found)) == plain
