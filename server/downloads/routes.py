@@ -66,7 +66,12 @@ def add_download_routes(app: web.Application, handlers: DownloadHandlers) -> Non
             summary="Whether a file can be had.",
             query=schemas.CheckQuerySchema,
             body=schemas.FileSchema,
-            replies={200: Reply("What is known of it.", schemas.CheckedSchema), **BODY, **COMMON},
+            replies={
+                200: Reply("What is known of it.", schemas.CheckedSchema),
+                500: problem("With `sentry_test=true`, always: to see that errors are reported."),
+                **BODY,
+                **COMMON,
+            },
         ),
     )
     post(
