@@ -15,7 +15,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from server.lifespan import Trial
+from server.downloads import work
+from server.downloads.jobs import File, FileState
+from server.lifespan import DOWNLOADS, Trial
 from tests.downloads.conftest import Start
 from tests.downloads.places import Clock, fetch
 from tests.downloads.whole import BASE, Files, Site
@@ -168,6 +170,75 @@ async def test_a_start_that_is_done_before_the_preferred_wait_is_over_answers_wi
 ) -> None:
     answer = await site.ask("POST", f"{BASE}/start", {"file_id": 70000}, Prefer="respond-async, wait=20")
     assert (answer.status, answer.told["status"]) == (200, "completed")
+
+
+async def test_who_would_wait_for_start_and_takes_no_202_gets_504_when_the_wait_is_over(slow: Site) -> None:
+    answer = await slow.ask("POST", f"{BASE}/start", {"file_id": 70000}, Prefer="wait=0")
+    assert (answer.status, answer.told["code"]) == (504, "timeout")
+    assert answer.headers["Location"] == f"{BASE}/status/{answer.told['jobId']}"
+
+
+async def test_nobody_waits_longer_than_a_request_may_take(files: Files, start: Start) -> None:
+    files.hold()
+    site = await start(DOWNLOAD_SOURCE_URL=files.url, REQUEST_TIMEOUT_MS="1000")
+    file = {"file_id": 70000}
+    async with asyncio.timeout(20):
+        answers = await asyncio.gather(
+            site.initiate(70000, Prefer="wait=3600"),
+            site.initiate(70000, Prefer="respond-async, wait=3600"),
+            site.ask("POST", f"{BASE}/start", file, Prefer="wait=3600"),
+            site.ask("POST", f"{BASE}/start", file, Prefer="respond-async, wait=3600"),
+        )
+    assert [answer.status for answer in answers] == [200, 202, 504, 202]
+    assert [answers[number].headers["Preference-Applied"] for number in (0, 1, 3)] == [
+        "wait=1",
+        "respond-async, wait=1",
+        "respond-async, wait=1",
+    ]
+
+
+async def test_a_job_that_is_queued_has_not_begun_and_has_no_result_yet(start: Start) -> None:
+    site = await start(DOWNLOAD_WORKERS="off")
+    job_id = await site.job(70000)
+    answer = await site.get(f"{BASE}/status/{job_id}")
+    told = answer.told
+    assert (told["status"], told["startedAt"], told["runs"], told["progress"]) == ("queued", None, 0, 0)
+    assert told["files"] == [
+        {"fileId": 70000, "status": "queued", "progress": 0, "size": None, "attempts": 0, "error": None}
+    ]
+    assert int(answer.headers["Retry-After"]) >= 1
+    answer = await site.get(f"{BASE}/{job_id}")
+    assert (answer.status, answer.told["code"], answer.told["jobStatus"]) == (409, "job_queued", "queued")
+    assert int(answer.headers["Retry-After"]) >= 1
+
+
+async def test_the_status_says_of_each_file_how_far_it_is_and_of_the_job_what_they_come_to(
+    start: Start,
+) -> None:
+    site = await start(DOWNLOAD_WORKERS="off")
+    job_id = await site.job(70000, 70007, 70014)
+    records = site.app[DOWNLOADS].service.records
+    claim = await records.claim(job_id, "a worker")
+    assert claim is not None
+    await records.update(job_id, claim.run, File(70000, FileState.RUNNING, 29, 85108, 2))
+    await records.update(job_id, claim.run, File(70014, FileState.FAILED, 0, None, 1, "It broke."))
+    told = await site.status(job_id)
+    first, untouched, broken = told["files"]
+    assert first == {
+        "fileId": 70000,
+        "status": "running",
+        "progress": 29,
+        "size": 85108,
+        "attempts": 2,
+        "error": None,
+    }
+    assert (untouched["status"], untouched["progress"], untouched["attempts"]) == ("queued", 0, 0)
+    assert (broken["status"], broken["error"]) == ("failed", "It broke.")
+    assert (told["status"], told["progress"]) == ("running", 43)
+    assert (told["completedFiles"], told["failedFiles"]) == (0, 1)
+    async with site.follow(job_id) as events:
+        last = [await anext(events) for _ in range(4)][-1]
+    assert (last.kind, last.id) == ("file", told["lastEventId"])
 
 
 async def test_the_status_of_a_job_that_runs_says_how_far_it_is_and_when_to_come_again(
@@ -359,8 +430,10 @@ async def test_a_job_that_is_queued_can_be_cancelled_and_never_runs(files: Files
 
 
 async def test_cancelling_a_job_that_runs_hangs_up_the_call_that_it_has_under_way(
-    slow: Site, files: Files
+    slow: Site, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """At once, and not only when the run would give its next sign of life."""
+    monkeypatch.setattr(work, "RENEWAL", 3600.0)
     job_id = await slow.job(70000, 70007)
     await files.asked.wait()
     answer = await slow.cancel(job_id)

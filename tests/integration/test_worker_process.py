@@ -214,9 +214,10 @@ async def test_a_worker_that_is_told_to_stop_hands_over_at_once(
 async def test_a_job_that_an_operator_cancels_is_left_by_the_worker_that_has_it(
     start: Start, http: aiohttp.ClientSession, queue_store: Valkey, tmp_path: Path
 ) -> None:
-    """The call to the source ends long before the file is there."""
+    """The call to the source ends long before the file is there, and before a sign of life is due."""
     url = await serving(start)
-    worker = await start("worker", "--port", "0", **SLOW)
+    silent = "from server.downloads import work\nwork.RENEWAL = 3600.0"
+    worker = await start("worker", "--port", "0", before=silent, **SLOW)
     job = await initiate(http, url, 70000)
     await calls_under_way(http, worker, 1)
     code, out, err = await operator(tmp_path, "jobs", "cancel", job, REDIS_URL=queue_store.url)
