@@ -309,6 +309,79 @@ async def test_a_circuit_that_one_opens_is_open_for_all() -> None:
                 os.kill(pid, signal.SIGCONT)
 
 
+async def follow(url: str, job_id: str, seen: list[tuple[str, str]], most: int) -> bool:
+    """
+    Add up to *most* events of the job to *seen*, over a connection of its own, which may break; whether there
+    are more.
+    """
+    headers = {"Last-Event-ID": seen[-1][0]} if seen else {}
+    last = ""
+    with contextlib.suppress(aiohttp.ClientError):
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{url}/v1/download/subscribe/{job_id}", headers=headers) as response,
+        ):
+            assert response.status in (200, 204, 503), await response.text()
+            if response.status == 204:
+                return False
+            async for raw in response.content:
+                name, _, text = raw.decode().rstrip().partition(": ")
+                if name == "id":
+                    last = text
+                elif name == "event":
+                    seen.append((last, text))
+                    most -= 1
+                if not (name or most):
+                    break
+    return True
+
+
+@pytest.mark.fault(84, 96)
+async def test_a_download_goes_on_whichever_worker_is_asked_and_whichever_is_killed(tmp_path: Path) -> None:
+    """They share the embedded store, its events and the secret of the links; a job of the dead goes on."""
+    environ: Any = {
+        "DOWNLOADS": "on",
+        "RATE_LIMIT": "off",
+        "DATA_DIR": str(tmp_path),
+        "DOWNLOAD_DELAY_MIN_MS": "2000",
+        "DOWNLOAD_DELAY_MAX_MS": "2000",
+    }
+    soon = "from server.downloads import engine\nengine.REDELIVERY = 2.0"
+    seen: list[tuple[str, str]] = []
+    async with running(2, soon, **environ) as server, asyncio.timeout(120):
+        async with (
+            aiohttp.ClientSession(server.url) as session,
+            session.post("/v1/download/initiate", json={"file_ids": [70000, 70007]}) as response,
+        ):
+            assert response.status == 200, await response.text()
+            job_id = (await response.json())["jobId"]
+        assert await follow(server.url, job_id, seen, 4)
+        victim = min(server.workers)
+        os.kill(server.workers[victim], KILL)
+        await server.said(f"worker {victim} ended")
+        while await follow(server.url, job_id, seen, 3):
+            pass
+        kinds = [kind for _, kind in seen]
+        assert (kinds[:2], kinds[-1], kinds.count("completed")) == (["queued", "running"], "completed", 1)
+        assert len({event for event, _ in seen}) == len(seen)
+        await server.said("started")
+        first, second = server.workers.values()
+        try:
+            os.kill(second, signal.SIGSTOP)
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(f"{server.url}/v1/download/{job_id}") as response,
+            ):
+                file = (await response.json())["files"][0]
+            os.kill(first, signal.SIGSTOP)
+            os.kill(second, signal.SIGCONT)
+            async with aiohttp.ClientSession() as session, session.get(file["downloadUrl"]) as response:
+                assert (response.status, len(await response.read())) == (200, file["size"])
+        finally:
+            for pid in (first, second):
+                os.kill(pid, signal.SIGCONT)
+
+
 @pytest.mark.fault(84)
 async def test_a_killed_worker_is_replaced_and_nothing_that_was_told_is_lost() -> None:
     """The other one serves meanwhile."""
