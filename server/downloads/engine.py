@@ -17,9 +17,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 from urllib.parse import urlsplit
 
+from redis.exceptions import ConnectionError as StoreConnectionError
 from redis.exceptions import RedisError
 
 from server.downloads.places import Places
@@ -29,6 +30,9 @@ from strategies import value
 
 if TYPE_CHECKING:
     from docket import Docket, Worker
+    from redis.asyncio import Redis
+
+T = TypeVar("T")
 
 log = logging.getLogger("hedgerow.downloads")
 
@@ -92,14 +96,7 @@ class Queue:
         Raises:
             JobStoreError: it is not known whether it will be.
         """
-        async with self._turn():
-            if not new and (waiters := await self._set_aside(job_id)):
-                from docket.dependencies._concurrency import _safeguard_wake
-
-                wake = self._docket.add(_safeguard_wake, key=f"wake:{waiters}")
-                await wake(waiter_stream=waiters, max_concurrent=self._most_per_client)
-            else:
-                await self._docket.add(self._kind, key=job_id)(job_id, client)
+        await self._ask(lambda: self._put(job_id, client, new))
 
     async def drop(self, job_id: str) -> None:
         """
@@ -108,8 +105,7 @@ class Queue:
         Raises:
             JobStoreError: it is not known whether that was done.
         """
-        async with self._turn():
-            await self._docket.cancel(job_id)
+        await self._ask(lambda: self._docket.cancel(job_id))
 
     async def forget_dead(self, idle: float) -> int:
         """
@@ -120,15 +116,35 @@ class Queue:
         Raises:
             JobStoreError: it is not known whether that was done.
         """
-        async with self._turn(), self._docket.redis() as redis:
-            script = await redis.script_load(_FORGET_DEAD.read_text("utf-8"))
-            return int(await redis.evalsha(script, 1, self._docket.stream_key, round(idle * 1000)))
+        return await self._ask(lambda: self._forget_dead(round(idle * 1000)))
 
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
+    async def _ask(self, act: Callable[[], Awaitable[T]]) -> T:
+        """
+        What *act* returns, which does no harm if it is done twice. It is, when the store has closed a
+        connection while nobody used it: the library only finds out by failing.
+        """
         with job_store_errors():
             async with asyncio.timeout(PATIENCE), self._turns:
-                yield
+                try:
+                    return await act()
+                except StoreConnectionError:
+                    async with self._docket.redis() as redis:
+                        await cast("Redis", redis).connection_pool.disconnect(inuse_connections=False)
+                    return await act()
+
+    async def _put(self, job_id: str, client: str, new: bool) -> None:
+        if not new and (waiters := await self._set_aside(job_id)):
+            from docket.dependencies._concurrency import _safeguard_wake
+
+            wake = self._docket.add(_safeguard_wake, key=f"wake:{waiters}")
+            await wake(waiter_stream=waiters, max_concurrent=self._most_per_client)
+        else:
+            await self._docket.add(self._kind, key=job_id)(job_id, client)
+
+    async def _forget_dead(self, idle_ms: int) -> int:
+        async with self._docket.redis() as redis:
+            script = await redis.script_load(_FORGET_DEAD.read_text("utf-8"))
+            return int(await redis.evalsha(script, 1, self._docket.stream_key, idle_ms))
 
     async def _set_aside(self, job_id: str) -> str | None:
         """

@@ -7,6 +7,7 @@ import json
 import pickle
 import pickletools
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from server.downloads.engine import CALLBACK, JOB, Again, open_queue, working
 from server.downloads.turns import Turns
 from tests.downloads.conftest import Start
 from tests.downloads.whole import PATIENCE
+from tests.job_store.stores import valkey
 
 HOUR = 3600.0
 STREAM, GROUP = "hedgerow:{}:stream", "docket-workers"
@@ -75,6 +77,21 @@ async def test_a_worker_that_is_taken_for_dead_works_on(redis: Redis, job_store:
             await queue.put(f"job {number}", "me", new=True)
             await queue.forget_dead(0.0)
             await looked.wait()
+
+
+async def test_connections_that_the_store_has_closed_meanwhile_are_made_anew(
+    tmp_path: Path, unused_tcp_port: int
+) -> None:
+    """Only with TCP were they found out by a failure: callers were told 503 of jobs that were accepted."""
+    port = str(unused_tcp_port)
+    with valkey(tmp_path, port=port):
+        url = f"redis://127.0.0.1:{port}"
+        async with Redis.from_url(url) as operator, open_queue(url, JOB, nothing, 1) as queue:
+            for _ in range(3):
+                await asyncio.gather(*(queue.put(f"job {number}", "me") for number in range(8)))
+                await operator.client_kill_filter(_type="normal", skipme=True)
+                await asyncio.gather(*(queue.drop(f"job {number}") for number in range(8)))
+                await operator.client_kill_filter(_type="normal", skipme=True)
 
 
 @pytest.mark.parametrize("kind", [JOB, CALLBACK])

@@ -40,7 +40,8 @@ class Valkey:
         self._process: subprocess.Popen[bytes] | None = None
         password = settings.get("requirepass")
         self._ping = redis.Redis(unix_socket_path=str(socket), password=password, socket_timeout=1)
-        generate_config_file(self._config, 0, folder, {**SETTINGS, **settings}, socket)
+        port = int(settings.get("port", 0))
+        generate_config_file(self._config, port, folder, {**SETTINGS, **settings}, socket)
 
     @property
     def pid(self) -> int:
@@ -92,7 +93,7 @@ class Valkey:
 @contextmanager
 def valkey(folder: Path, **config: str) -> Iterator[Valkey]:
     """
-    A Valkey with its data in *folder* and no TCP port, running; stopped with the block.
+    A Valkey with its data in *folder*, and a TCP port if *config* has one, running; stopped with the block.
 
     *config* adds to its settings, with underscores for hyphens: ``valkey(folder, maxmemory="3mb")``.
     """
