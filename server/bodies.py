@@ -1,4 +1,4 @@
-"""Bodies of requests: JSON in, checked by a schema, or a problem that names each field."""
+"""Bodies and queries of requests, checked by a schema, or a problem that names each field."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 from marshmallow import Schema, ValidationError
+from multidict import MultiMapping
 
 from server.errors import Problem, invalid
 
@@ -37,6 +38,14 @@ def valid(schema: type[Schema], given: object) -> dict[str, Any]:
     except ValidationError as error:
         raise invalid(flat(error.messages_dict)) from None
     return loaded
+
+
+def valid_query(schema: type[Schema], query: MultiMapping[str]) -> dict[str, Any]:
+    """The same of a query string. Names that *schema* does not know are ignored; another is given once."""
+    known = {name: query.getall(name) for name in _made(schema).fields if name in query}
+    if repeated := {name: ["Must be given once."] for name, texts in known.items() if len(texts) > 1}:
+        raise invalid(repeated)
+    return valid(schema, {name: text for name, [text] in known.items()})
 
 
 @cache

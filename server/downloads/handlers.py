@@ -15,7 +15,7 @@ from aiohttp import web
 from redis.exceptions import RedisError
 
 from server.asking import exchange_for
-from server.bodies import read_json, valid
+from server.bodies import read_json, valid, valid_query
 from server.clients import Clients
 from server.downloads import documents
 from server.downloads.engine import Queue
@@ -145,7 +145,11 @@ class DownloadHandlers:
             504,
             "timeout",
             "The file is not there yet. The job goes on; see its status.",
-            headers={"Location": where, "Retry-After": str(documents.retry_after(job, self._clock()))},
+            headers={
+                "Location": where,
+                "Retry-After": str(documents.retry_after(job, self._clock())),
+                **self._applied(wish, 504),
+            },
             jobId=job.id,
             jobStatus=job.state.value,
             links=documents.links(job.id),
@@ -155,7 +159,7 @@ class DownloadHandlers:
         """Whether a file can be had at once."""
         exchange_for(request, "download.check")
         file_id = valid(FileSchema, await read_json(request))["file_id"]
-        if valid(CheckQuerySchema, dict(request.query))["sentry_test"] == "true":
+        if valid_query(CheckQuerySchema, request.query)["sentry_test"] == "true":
             raise SentryTest("This is a test of error reporting, asked for by sentry_test.")
         key, service = object_key(file_id), self._service()
         with faults():
@@ -183,7 +187,7 @@ class DownloadHandlers:
     async def download(self, request: web.Request) -> web.Response:
         """Links to the files of a job that has completed."""
         exchange_for(request, "download.result")
-        redirect = valid(DownloadQuerySchema, dict(request.query))["redirect"]
+        redirect = valid_query(DownloadQuerySchema, request.query)["redirect"]
         with faults():
             job = await self._asked(request)
             self._require_result(job)
@@ -249,7 +253,7 @@ class DownloadHandlers:
     async def jobs(self, request: web.Request) -> web.Response:
         """The caller's own jobs, newest first."""
         exchange_for(request, "download.jobs")
-        query = valid(JobsQuerySchema, dict(request.query))
+        query = valid_query(JobsQuerySchema, request.query)
         states = _states(query["state"])
         with faults():
             try:
@@ -329,7 +333,7 @@ class DownloadHandlers:
     async def _link(self, request: web.Request, file_id: int) -> str:
         """Where the client of *request* gets the file: if need be, at the address that it has used here."""
         url = await self._service().objects.url(object_key(file_id), self._limits.link, f"{file_id}.zip")
-        return f"{request.scheme}://{request.host}{url}" if url.startswith("/") else url
+        return f"{request.scheme}://{_host(request)}{url}" if url.startswith("/") else url
 
     def _applied(self, wish: Prefer, status: int) -> Mapping[str, str]:
         """What was followed of *wish* by an answer of that *status*."""
@@ -395,6 +399,17 @@ def _states(text: str) -> frozenset[JobState]:
         )
     except ValueError:
         raise invalid({"state": [f"Must be of {', '.join(JobState)}, separated by commas."]}) from None
+
+
+def _host(request: web.Request) -> str:
+    """As the client of *request* has named us; without that, where its connection ends."""
+    if named := request.headers.get("Host"):
+        return named
+    reached = request.get_extra_info("sockname")
+    if not isinstance(reached, tuple):
+        return "localhost"
+    address, port = reached[:2]
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _unknown() -> Problem:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from marshmallow import Schema
+from marshmallow import Schema, ValidationError
 from marshmallow import fields as f
 from marshmallow.validate import Length, OneOf, Range
 
@@ -18,6 +19,11 @@ FEW = Length(1, MOST_FILES, error="Must name {min} to {max} files.")
 NO_ID = f"Must be a whole number from {SMALLEST_ID} to {LARGEST_ID}."
 
 
+NO_LIST = f"Must be a list of 1 to {MOST_FILES} file ids."
+NO_LIMIT = f"Must be a whole number from 1 to {MOST_LISTED}."
+_DIGITS = re.compile(r"[0-9]{1,9}")
+
+
 class FileIds(f.List[int]):
     """Counted before they are looked at: half a million of them take seconds."""
 
@@ -25,6 +31,15 @@ class FileIds(f.List[int]):
         if isinstance(value, list):
             FEW(value)
         return super()._deserialize(value, attr, data, **kwargs)
+
+
+class Limit(f.Integer):
+    """In ASCII digits: what is in a query string is never guessed at."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if not _DIGITS.fullmatch(value):
+            raise ValidationError(NO_LIMIT)
+        return int(value)
 
 
 def _file_id(**kwargs: Any) -> f.Integer:
@@ -40,7 +55,13 @@ def _file_id(**kwargs: Any) -> f.Integer:
 class InitiateSchema(Schema):
     """A new job. A file that is named twice is one file."""
 
-    file_ids = FileIds(_file_id(), required=True, validate=FEW, metadata={"example": [70000, 70007]})
+    file_ids = FileIds(
+        _file_id(),
+        required=True,
+        validate=FEW,
+        error_messages=dict.fromkeys(("invalid", "null"), NO_LIST),
+        metadata={"example": [70000, 70007]},
+    )
     callbackUrl = f.String(
         load_default=None,
         validate=Length(1, LONGEST_URL),
@@ -70,8 +91,10 @@ class JobsQuerySchema(Schema):
             "example": "queued,running",
         },
     )
-    limit = f.Integer(
-        load_default=20, validate=Range(1, MOST_LISTED), metadata={"description": "Jobs at most."}
+    limit = Limit(
+        load_default=20,
+        validate=Range(1, MOST_LISTED, error=NO_LIMIT),
+        metadata={"description": "Jobs at most."},
     )
     cursor = f.String(
         load_default=None, validate=Length(1, 200), metadata={"description": "`next` of the page before."}
@@ -91,6 +114,7 @@ class DownloadQuerySchema(Schema):
         load_default=False,
         truthy={"true"},
         falsy={"false"},
+        error_messages={"invalid": "Must be true or false."},
         metadata={"description": "303 to the one file, if there is just one."},
     )
 
@@ -100,7 +124,7 @@ class CheckQuerySchema(Schema):
 
     sentry_test = f.String(
         load_default="false",
-        validate=OneOf(["true", "false"]),
+        validate=OneOf(["true", "false"], error="Must be true or false."),
         metadata={"description": "`true`: fail, to see that errors are reported."},
     )
 

@@ -175,11 +175,18 @@ async def test_a_query_that_cannot_be_read_is_refused_by_its_name(site: Site) ->
         ("jobs?limit=101", "limit"),
         ("jobs?limit=many", "limit"),
         ("jobs?limit=", "limit"),
+        ("jobs?limit=%2B5", "limit"),
+        ("jobs?limit=%205", "limit"),
+        ("jobs?limit=1_0", "limit"),
+        ("jobs?limit=%D9%A3", "limit"),
+        ("jobs?limit=" + "9" * 5000, "limit"),
+        ("jobs?limit=1&limit=2", "limit"),
+        ("jobs?state=completed&state=failed", "state"),
         ("jobs?cursor=abc", "cursor"),
         ("jobs?cursor=" + "A" * 201, "cursor"),
-        ("jobs?page=2", "page"),
         (f"{job_id}?redirect=yes", "redirect"),
         (f"{job_id}?redirect=", "redirect"),
+        (f"{job_id}?redirect=false&redirect=true", "redirect"),
         (f"subscribe/{job_id}?lastEventId=abc", "lastEventId"),
     ):
         assert list(refused(await site.get(f"{BASE}/{path}"))["errors"]) == [name], path
@@ -187,6 +194,26 @@ async def test_a_query_that_cannot_be_read_is_refused_by_its_name(site: Site) ->
     assert list(told["errors"]) == ["sentry_test"]
     told = refused(await site.get(f"{BASE}/subscribe/{job_id}", Last_Event_ID="abc"))
     assert list(told["errors"]) == ["Last-Event-ID"]
+
+
+async def test_a_query_parameter_that_nobody_knows_is_ignored(site: Site) -> None:
+    job_id = await site.completed(70000)
+    for path in ("jobs?_=1&_=2", f"{job_id}?utm_source=x", f"subscribe/{job_id}?_=1"):
+        assert (await site.get(f"{BASE}/{path}")).status == 200, path
+    assert (await site.ask("POST", f"{BASE}/check?_=1", {"file_id": 70000})).status == 200
+
+
+async def test_a_refused_value_is_told_what_it_must_be(site: Site) -> None:
+    job_id = await site.completed(70000)
+    number, listed = "Must be a whole number from 1 to 100.", "Must be a list of 1 to 1000 file ids."
+    for answer, field, must in (
+        (await site.get(f"{BASE}/jobs?limit=abc"), "limit", number),
+        (await site.get(f"{BASE}/jobs?limit=0"), "limit", number),
+        (await site.get(f"{BASE}/{job_id}?redirect=1"), "redirect", "Must be true or false."),
+        (await send(site, "initiate", b'{"file_ids": "70000"}'), "file_ids", listed),
+        (await send(site, "initiate", b'{"file_ids": null}'), "file_ids", listed),
+    ):
+        assert refused(answer)["errors"] == {field: [must]}
 
 
 async def test_a_preference_that_cannot_be_read_is_passed_over(site: Site) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import logging
 import time
 import uuid
@@ -176,6 +177,7 @@ async def test_who_would_wait_for_start_and_takes_no_202_gets_504_when_the_wait_
     answer = await slow.ask("POST", f"{BASE}/start", {"file_id": 70000}, Prefer="wait=0")
     assert (answer.status, answer.told["code"]) == (504, "timeout")
     assert answer.headers["Location"] == f"{BASE}/status/{answer.told['jobId']}"
+    assert answer.headers["Preference-Applied"] == "wait=0"
 
 
 async def test_nobody_waits_longer_than_a_request_may_take(files: Files, start: Start) -> None:
@@ -190,9 +192,10 @@ async def test_nobody_waits_longer_than_a_request_may_take(files: Files, start: 
             site.ask("POST", f"{BASE}/start", file, Prefer="respond-async, wait=3600"),
         )
     assert [answer.status for answer in answers] == [200, 202, 504, 202]
-    assert [answers[number].headers["Preference-Applied"] for number in (0, 1, 3)] == [
+    assert [answer.headers["Preference-Applied"] for answer in answers] == [
         "wait=1",
         "respond-async, wait=1",
+        "wait=1",
         "respond-async, wait=1",
     ]
 
@@ -343,6 +346,16 @@ async def test_the_result_says_of_a_file_that_cannot_be_had_why(site: Site) -> N
     assert [file["status"] for file in told["files"]] == ["completed", "failed"]
     assert told["files"][1]["downloadUrl"] is None
     assert told["files"][1]["error"] == "There is no such file."
+
+
+@pytest.mark.parametrize("named", ["", "Host:\r\n"])
+async def test_who_does_not_name_us_gets_links_to_where_it_has_reached_us(site: Site, named: str) -> None:
+    job_id = await site.completed(70000)
+    reader, writer = await asyncio.open_connection(*site.url.removeprefix("http://").split(":"))
+    writer.write(f"GET {BASE}/{job_id} HTTP/1.0\r\n{named}\r\n".encode())
+    told = json.loads((await reader.read()).partition(b"\r\n\r\n")[2])
+    writer.close()
+    assert (await fetch(told["files"][0]["downloadUrl"])).body == archive(70000)
 
 
 async def test_the_result_of_one_file_redirects_to_it_on_request(site: Site) -> None:
