@@ -20,6 +20,7 @@ from server.downloads.source import UPSTREAM as FILES
 from server.events.handlers import OPERATIONS
 from server.events.handlers import UPSTREAM as EVENTS
 from server.render import Render, find_render
+from server.setting_kinds import it_is, upstream_url
 from server.settings import ConfigError, Settings
 from strategies import Strategy, Target, build_options, change_options, find_strategy, value
 from upstream.breaker import BreakerOptions
@@ -88,7 +89,6 @@ class Table:
     routes: tuple[Route, ...]
 
 
-_URL = re.compile(r"https?://[^/?#@\s]+")
 _NAME = Regexp(r"\A[a-z][a-z0-9_-]{0,62}\Z", error="Must be lower-case letters, digits, '-' and '_'.")
 
 
@@ -174,8 +174,12 @@ def _upstream(
     url = environ.get(variable) if variable else entry["url"]
     if url is None and entry["simulator"] is None:
         problems.append(f"upstream {name}: {variable} is not set, and there is no simulator")
-    if url is not None and not _URL.match(url):
-        problems.append(f"{variable or f'upstream {name}: url'}: Must be http:// or https://, and a host.")
+    if url is not None:
+        try:
+            upstream_url(url)
+        except ValidationError as error:
+            said = " ".join(map(str, error.messages)) + it_is(url)
+            problems.append(f"{variable or f'upstream {name}: url'}: {said}")
     try:
         accept = find_accept(entry["accept"])
         options = _breaker(entry["breaker"], breaker)

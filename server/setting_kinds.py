@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from marshmallow import ValidationError
 from marshmallow import fields as f
 from marshmallow.validate import Range
+from yarl import URL
 
 from server.clients import Network, parse_networks
 from server.webhooks.signing import AT_ONCE, check_secret
@@ -87,26 +88,48 @@ def latency(value: str) -> None:
         raise ValidationError(str(error)) from error
 
 
+def is_url(value: str, form: str) -> bool:
+    """Whether *value* has that *form*, a host that can be asked, a port if any, and no blanks or controls."""
+    if re.search(r"[\s\x00-\x1f\x7f]", value) or not re.fullmatch(form, value):
+        return False
+    try:  # urlsplit is the stricter one about ports, and URL, which requests are sent with, about hosts
+        return bool(URL(value).host) and urlsplit(value).port != 0
+    except ValueError:
+        return False
+
+
 def url(value: str) -> None:
     """Must be the URL of a host."""
-    if not re.fullmatch(r"https?://[^/?#@\s]+/?", value):
-        raise ValidationError("Must be http:// or https://, and a host.")
+    if not is_url(value, r"https?://[^/?#@]+/?"):
+        raise ValidationError("Must be http:// or https://, a host, and perhaps a port (1 to 65535).")
 
 
 def collector_url(value: str) -> None:
     """Must be the URL of a host, perhaps with a path."""
-    try:
-        good = re.fullmatch(r"https?://[^/?#@\s]+(/[^?#\s]*)?", value) and urlsplit(value).port != 0
-    except ValueError:  # the port is no port
-        good = False
-    if not good:
-        raise ValidationError("Must be http:// or https://, a host, and perhaps a path.")
+    if not is_url(value, r"https?://[^/?#@]+(/[^?#]*)?"):
+        raise ValidationError(
+            "Must be http:// or https://, a host, and perhaps a port (1 to 65535) and a path, without blanks."
+        )
+
+
+def upstream_url(value: str) -> None:
+    """Must be a URL that can be asked, perhaps with a user, a path and a query."""
+    if not is_url(value, r"https?://([^/?#@]*@)?[^/?#@]+([/?#].*)?"):
+        raise ValidationError(
+            "Must be http:// or https://, a host, and perhaps a port (1 to 65535), a path and a query, "
+            "without blanks."
+        )
 
 
 def redis_url(value: str) -> None:
     """Must be a URL that a job store may have."""
     if not re.match(r"(rediss?|unix)://\S+$", value):
         raise ValidationError("Must begin with redis://, rediss:// or unix://.")
+
+
+def it_is(value: str) -> str:
+    """What a message says of a wrong *value*: nothing where a password or a key may stand in it."""
+    return "" if "@" in value or "?" in value else f" It is {value[:40]!r}."
 
 
 def secret(value: tuple[str, ...]) -> None:

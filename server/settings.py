@@ -20,6 +20,7 @@ from server.downloads.settings import DownloadSettingsSchema
 from server.setting_kinds import (
     Workers,
     collector_url,
+    it_is,
     latency,
     milliseconds,
     share,
@@ -318,7 +319,7 @@ def load_settings(
         values = SettingsSchema().load(merged)
     except ValidationError as error:
         for name, messages in sorted(error.messages_dict.items()):
-            said = "" if name in SECRET else f" It is {str(merged.get(name, ''))[:40]!r}."
+            said = "" if name in SECRET else it_is(merged.get(name, ""))
             problems += [f"{name}: {' '.join(messages)}{said}"]
     if values and values["breaker_cap"] < values["breaker_open_time"]:
         problems.append("CIRCUIT_BREAKER_MAX_RESET_TIMEOUT_MS: Less than CIRCUIT_BREAKER_RESET_TIMEOUT_MS.")

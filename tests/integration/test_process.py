@@ -75,7 +75,10 @@ async def test_bad_settings_stop_it_with_2_and_every_name() -> None:
     assert code == 2
     assert [line.partition(":")[0] for line in err.splitlines()] == ["ACCESS_LOG", "PORT"]
     code, _, err = await outcome(await start(WORK_API_URL="nonsense"))
-    assert (code, err) == (2, "WORK_API_URL: Must be http:// or https://, and a host.\n")
+    assert code == 2
+    assert err.startswith("WORK_API_URL: Must be http:// or https://, a host, and perhaps a port")
+    assert err.endswith(" It is 'nonsense'.\n")
+    assert err.count("\n") == 1
 
 
 async def test_a_missing_route_table_stops_it_with_2() -> None:

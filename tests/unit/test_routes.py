@@ -83,7 +83,7 @@ def test_attempts_go_round_the_upstreams() -> None:
         (('path = "/one"', 'path = "/one"\non_failure = 200'), "routes.route.0.on_failure: Must be one of"),
         (('path = "/one"', 'path = "/one"\nretries = 3'), "routes.route.0.retries: Unknown field."),
         (('name = "one"', 'name = "One!"'), "routes.route.0.name: Must be lower-case letters"),
-        (("http://127", "ftp://127"), "upstream work: url: Must be http:// or https://, and a host."),
+        (("http://127", "ftp://127"), "upstream work: url: Must be http:// or https://, a host, and"),
         (('"http://127.0.0.1:1/work"', '"http://"'), "upstream work: url: Must be"),
         (('"http://127.0.0.1:1/work"', '"$NOWHERE"'), "upstream work: NOWHERE is not set, and there is no"),
         (("[[route]]", 'accept = "xml"\n[[route]]'), "upstream work: payload rule 'xml' is unknown"),
@@ -108,6 +108,49 @@ def test_what_is_wrong_is_named(change: tuple[str, str], complaint: str) -> None
     """Where, what, and what would be right."""
     [problem] = problems_of(GOOD.replace(*change))
     assert problem.startswith(complaint)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://h:abc",
+        "http://h:0",
+        "http://h:70000",
+        "http://h:99999/x",
+        "http://h:1_0",
+        "http://:80",
+        "http://u:p@",
+        "http://[::1",
+        "http://[::1]x",
+        "http://[h]",
+        "http://xn--",
+        "http://h\\x",
+        "http://h/ x",
+        "http://h/\x07",
+        "http://h\n",
+        " http://h",
+        "h:80",
+    ],
+)
+def test_a_variable_that_is_no_url_is_named_and_repeated(url: str) -> None:
+    """Whatever the library that reads it would say; not what may be a password."""
+    with pytest.raises(ConfigError) as caught:
+        load_table(ROUTES.read_text("utf-8"), {"WORK_API_URL": url, "DOWNLOAD_SOURCE_URL": url})
+    said = "" if "@" in url else f" It is {url!r}."
+    assert caught.value.problems == [
+        f"{name}: Must be http:// or https://, a host, and perhaps a port (1 to 65535), a path and a query, "
+        f"without blanks.{said}"
+        for name in ("WORK_API_URL", "DOWNLOAD_SOURCE_URL")
+    ]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://h", "https://h:65535/", "http://[::1]:80/x", "http://u:p@h/x", "http://h?a=b", "http://h_1/%20"],
+)
+def test_a_variable_that_is_a_url_is_taken_as_it_is(url: str) -> None:
+    """With a user, a path and a query."""
+    assert load_table(ROUTES.read_text("utf-8"), {"WORK_API_URL": url}).upstreams[0].url == url
 
 
 def test_all_problems_at_once() -> None:

@@ -10,6 +10,14 @@ import pytest
 from server.settings import ConfigError, load_settings
 
 
+def problem_of(given: dict[str, str]) -> str:
+    """The one thing that `load_settings` complains about."""
+    with pytest.raises(ConfigError) as caught:
+        load_settings(given)
+    [problem] = caught.value.problems
+    return problem
+
+
 def test_defaults() -> None:
     """Nothing has to be set."""
     settings = load_settings({})
@@ -109,6 +117,35 @@ def test_out_of_range(name: str, text: str) -> None:
     """A value that cannot be meant stops the start."""
     with pytest.raises(ConfigError, match=name):
         load_settings({name: text})
+
+
+@pytest.mark.parametrize("name", ["S3_ENDPOINT", "S3_PUBLIC_ENDPOINT", "PUBLIC_URL"])
+@pytest.mark.parametrize(
+    "text",
+    ["http://h:abc", "http://h:99999", "http://h:0", "http://:80", "http://[::1", "http://h x", "http://h/x"],
+)
+def test_what_is_no_url_of_a_host_stops_the_start(name: str, text: str) -> None:
+    """It would be found out by the first job only."""
+    assert problem_of({name: text}) == (
+        f"{name}: Must be http:// or https://, a host, and perhaps a port (1 to 65535). It is {text!r}."
+    )
+
+
+def test_a_password_in_a_url_is_not_repeated() -> None:
+    """The message goes to a log."""
+    assert "hush" not in problem_of({"S3_ENDPOINT": "http://me:hush@h"})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("S3_ENDPOINT", "http://127.0.0.1:9000"),
+        ("PUBLIC_URL", "https://[2001:db8::1]:8443/"),
+    ],
+)
+def test_what_can_be_meant_is_taken(name: str, text: str) -> None:
+    """The rules are those of whoever is asked, and no narrower."""
+    load_settings({name: text})
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
