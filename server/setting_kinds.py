@@ -123,8 +123,28 @@ def upstream_url(value: str) -> None:
 
 def redis_url(value: str) -> None:
     """Must be a URL that a job store may have."""
-    if not re.match(r"(rediss?|unix)://\S+$", value):
+    if not re.fullmatch(r"(rediss?|unix)://\S+", value):
         raise ValidationError("Must begin with redis://, rediss:// or unix://.")
+    if value.startswith("unix:"):  # the path is that of a file
+        return
+    try:
+        parts = urlsplit(value)
+        good = parts.port != 0 and re.fullmatch(r"/?|/[0-9]+", parts.path)
+    except ValueError:  # the port is no port
+        good = None
+    if not good:
+        raise ValidationError(
+            "Must have a port from 1 to 65535 or none, and after it a slash and the number of a database or "
+            "nothing. Special characters in a password have to be percent-encoded."
+        )
+
+
+def bucket(value: str) -> None:
+    """Must be a name that S3 lets a bucket have."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", value):
+        raise ValidationError(
+            "Must be 3 to 63 lower-case letters, digits, '.' and '-', with a letter or digit at both ends."
+        )
 
 
 def it_is(value: str) -> str:

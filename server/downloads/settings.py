@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from marshmallow import Schema
-from marshmallow.validate import Length
 
 from server.setting_kinds import (
     Networks,
+    bucket,
     milliseconds,
     redis_url,
     secret,
@@ -51,7 +51,7 @@ class DownloadSettingsSchema(Schema):
         "S3_BUCKET_NAME",
         None,
         "The bucket, made at the start if missing; ``downloads`` if unset.",
-        validate=Length(3, 63),
+        validate=bucket,
     )
     s3_access_key_id = text("S3_ACCESS_KEY_ID", None, "Key for S3; unset: what the machine's role gives.")
     s3_secret_access_key = text("S3_SECRET_ACCESS_KEY", None, "And its secret.")

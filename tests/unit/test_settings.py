@@ -136,11 +136,47 @@ def test_a_password_in_a_url_is_not_repeated() -> None:
     assert "hush" not in problem_of({"S3_ENDPOINT": "http://me:hush@h"})
 
 
+@pytest.mark.parametrize("text", ["A_B c/..", "ab", "a" * 64, "-ab", "ab.", "aBc", "a_c", "abc\n"])
+def test_what_is_no_name_of_a_bucket_stops_the_start(text: str) -> None:
+    """S3 would refuse it again and again."""
+    assert problem_of({"S3_BUCKET_NAME": text}) == (
+        "S3_BUCKET_NAME: Must be 3 to 63 lower-case letters, digits, '.' and '-', with a letter or digit at "
+        f"both ends. It is {text[:40]!r}."
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "redis://host:6379/x",
+        "redis://host:6379/1/2",
+        "redis://host/0x1",
+        "redis://host//1",
+        "redis://host:abc",
+        "rediss://host:99999/0",
+        "redis://host:0",
+        "redis://[::1",
+        "redis://:hush/hush@host:6379",
+    ],
+)
+def test_a_job_store_without_a_right_port_and_number_stops_the_start(text: str) -> None:
+    """The library takes database 0 for what it cannot read; the URL is a secret."""
+    problem = problem_of({"REDIS_URL": text})
+    assert problem.startswith("REDIS_URL: Must have a port from 1 to 65535 or none, and after it a slash and")
+    assert "hush" not in problem
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
         ("S3_ENDPOINT", "http://127.0.0.1:9000"),
         ("PUBLIC_URL", "https://[2001:db8::1]:8443/"),
+        ("S3_BUCKET_NAME", "a.b"),
+        ("S3_BUCKET_NAME", "0" + "-" * 61 + "9"),
+        ("REDIS_URL", "redis://host"),
+        ("REDIS_URL", "redis://:a%2Fb@host:6379/"),
+        ("REDIS_URL", "rediss://[::1]:6379/15?socket_timeout=1"),
+        ("REDIS_URL", "unix:///run/x:y/valkey.sock?db=1"),
     ],
 )
 def test_what_can_be_meant_is_taken(name: str, text: str) -> None:
