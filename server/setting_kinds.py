@@ -63,9 +63,12 @@ class Networks(f.Field[tuple[Network, ...]]):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Network, ...]:
         try:
-            return parse_networks(value)
+            networks = parse_networks(value)
         except ValueError as error:
             raise ValidationError(str(error)) from error
+        if not networks:
+            raise ValidationError("Must name at least one.")
+        return networks
 
 
 class Workers(f.Integer):
@@ -145,6 +148,15 @@ def bucket(value: str) -> None:
         raise ValidationError(
             "Must be 3 to 63 lower-case letters, digits, '.' and '-', with a letter or digit at both ends."
         )
+
+
+def origins(value: tuple[str, ...]) -> None:
+    """Must be what browsers send as ``Origin``, or ``*`` for all; ``null`` is what a page in a file sends."""
+    for one in value:
+        if one not in ("*", "null") and not is_url(one, r"[a-z][a-z0-9+.-]*://[^/?#@*]+"):
+            raise ValidationError(
+                "Must be *, or origins: scheme://host or scheme://host:port, without a path."
+            )
 
 
 def it_is(value: str) -> str:

@@ -23,6 +23,7 @@ from server.setting_kinds import (
     it_is,
     latency,
     milliseconds,
+    origins,
     share,
     switch,
     text,
@@ -176,7 +177,10 @@ class SettingsSchema(DownloadSettingsSchema):
         "Share of traces that are collected, of those that begin here; a caller's own go by its decision.",
     )
     cors_origins = words(
-        "CORS_ORIGINS", ("*",), "Origins whose pages may call us, separated by commas; ``*`` for all."
+        "CORS_ORIGINS",
+        ("*",),
+        "Origins whose pages may call us, as ``https://app.example``, separated by commas; ``*`` for all.",
+        validate=origins,
     )
     welcome_message = text(
         "WELCOME_MESSAGE", "Hello Hedgerow!", "What ``GET /`` says.", validate=Length(1, 1000)

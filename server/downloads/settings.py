@@ -153,5 +153,5 @@ class DownloadSettingsSchema(Schema):
         "RATE_LIMIT_MAX_REQUESTS", 100, (1, 1_000_000), "Requests of one client within the window."
     )
     rate_limit_window = milliseconds(
-        "RATE_LIMIT_WINDOW_MS", 60.0, (1000, 86_400_000), "The window, in whole seconds."
+        "RATE_LIMIT_WINDOW_MS", 60.0, (1000, 86_400_000), "The window, rounded up to whole seconds."
     )

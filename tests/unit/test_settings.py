@@ -111,6 +111,7 @@ def test_every_problem_is_reported_at_once() -> None:
         ("S3_BUCKET_NAME", "a"),
         ("TRUSTED_PROXIES", "proxy.internal"),
         ("WEBHOOK_SECRETS", "secret"),
+        ("TRUSTED_PROXIES", ","),
     ],
 )
 def test_out_of_range(name: str, text: str) -> None:
@@ -177,11 +178,31 @@ def test_a_job_store_without_a_right_port_and_number_stops_the_start(text: str) 
         ("REDIS_URL", "redis://:a%2Fb@host:6379/"),
         ("REDIS_URL", "rediss://[::1]:6379/15?socket_timeout=1"),
         ("REDIS_URL", "unix:///run/x:y/valkey.sock?db=1"),
+        ("CORS_ORIGINS", "https://a.example, http://[::1]:8000, capacitor://localhost, null"),
     ],
 )
 def test_what_can_be_meant_is_taken(name: str, text: str) -> None:
     """The rules are those of whoever is asked, and no narrower."""
     load_settings({name: text})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "foo",
+        "a.example",
+        "https://a.example/",
+        "https://a.example,b",
+        "https://*.a.example",
+        "https://a:99999",
+    ],
+)
+def test_an_origin_that_no_page_has_stops_the_start(text: str) -> None:
+    """It would never be equal to an ``Origin``."""
+    assert problem_of({"CORS_ORIGINS": text}) == (
+        "CORS_ORIGINS: Must be *, or origins: scheme://host or scheme://host:port, without a path. "
+        f"It is {text!r}."
+    )
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
