@@ -16,7 +16,7 @@ from aiohttp.typedefs import Handler
 from aiohttp_apispec import docs, request_schema
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
-from marshmallow import Schema
+from marshmallow import INCLUDE, Schema
 from marshmallow import fields as f
 
 from server import __version__
@@ -27,7 +27,10 @@ JSON = "application/json"
 
 
 class ProblemSchema(Schema):
-    """An error: RFC 9457, with the members that older clients read."""
+    """An error: RFC 9457, with the members that older clients read. Some errors have more members."""
+
+    class Meta:
+        unknown = INCLUDE
 
     type = f.String(required=True)
     title = f.String(required=True)

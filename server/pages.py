@@ -17,7 +17,7 @@ from prometheus_client.exposition import choose_encoder
 
 from server.exchange import EXCHANGE
 from server.lifecycle import Lifecycle
-from server.openapi import Reply, build_document, document
+from server.openapi import Reply, build_document, document, problem
 from server.telemetry import Telemetry
 
 Check: TypeAlias = Callable[[], Awaitable[bool]]
@@ -122,7 +122,15 @@ def add_pages(
         )
 
     for path, handler, summary, replies in (
-        ("/", index, "A greeting, with links.", {200: Reply("The greeting.", WelcomeSchema)}),
+        (
+            "/",
+            index,
+            "A greeting, with links.",
+            {
+                200: Reply("The greeting.", WelcomeSchema),
+                429: problem("Too many requests; `Retry-After` says when to come again."),
+            },
+        ),
         (
             "/health",
             health,

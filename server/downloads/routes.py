@@ -39,6 +39,7 @@ MAKES = {
     422: problem("The `Idempotency-Key` was used with another body."),
     507: problem("A store has no room left."),
 }
+TAKEN = {"anyOf": [schemas.AcceptedSchema, schemas.StatusSchema]}
 OF_ID = f"{BASE}/{{jobId:[0-9a-f-]{{36}}}}"
 """So narrow that a wrong method at ``initiate`` is not taken for a job of that name."""
 OF_JOB = {404: problem("There is no such job.")}
@@ -55,7 +56,12 @@ def add_download_routes(app: web.Application, handlers: DownloadHandlers) -> Non
             summary="A new job for some files; at once.",
             description=RETRIED,
             body=schemas.InitiateSchema,
-            replies={200: Reply("The job.", schemas.AcceptedSchema), **MAKES, **BODY, **COMMON},
+            replies={
+                200: Reply("The job; all of it once it has ended.", TAKEN),
+                **MAKES,
+                **BODY,
+                **COMMON,
+            },
         ),
     )
     post(
@@ -68,7 +74,7 @@ def add_download_routes(app: web.Application, handlers: DownloadHandlers) -> Non
             body=schemas.FileSchema,
             replies={
                 200: Reply("What is known of it.", schemas.CheckedSchema),
-                500: problem("With `sentry_test=true`, always: to see that errors are reported."),
+                500: problem("With `sentry_test=true`: the failure that was asked for."),
                 **BODY,
                 **COMMON,
             },
@@ -163,6 +169,7 @@ def add_download_routes(app: web.Application, handlers: DownloadHandlers) -> Non
             replies={
                 200: Reply("The job, cancelled.", schemas.StatusSchema),
                 409: problem("It has ended already."),
+                507: problem("The job store has no room left."),
                 **OF_JOB,
                 **COMMON,
             },

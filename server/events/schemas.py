@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from marshmallow import Schema
+from marshmallow import INCLUDE, Schema
 from marshmallow import fields as f
 from marshmallow.validate import Length, Regexp
 
@@ -25,7 +25,14 @@ class UserPathSchema(Schema):
     id = f.String(required=True, validate=USER_ID, metadata={"example": "1"})
 
 
-class EventSchema(Schema):
+class HandedOn(Schema):
+    """What the event service says, as it came: it may say more."""
+
+    class Meta:
+        unknown = INCLUDE
+
+
+class EventSchema(HandedOn):
     """An event, as the event service has it."""
 
     id = f.Raw(metadata={"example": 1})
@@ -34,7 +41,7 @@ class EventSchema(Schema):
     details = f.String(metadata={"example": "This is the first event"})
 
 
-class UserSchema(Schema):
+class UserSchema(HandedOn):
     """A user, as the event service has it."""
 
     id = f.Raw(metadata={"example": 1})
@@ -43,7 +50,7 @@ class UserSchema(Schema):
     events = f.List(f.String(), metadata={"example": ["event-1", "event-3"]})
 
 
-class AddedSchema(Schema):
+class AddedSchema(HandedOn):
     """What the event service says to a new event."""
 
     success = f.Boolean(metadata={"example": True})

@@ -16,8 +16,10 @@ from pytest_aiohttp.plugin import AiohttpClient, AiohttpServer
 from yarl import URL
 
 from server.app import ROUTES, create_app
+from server.errors import MEDIA_TYPE
 from server.routes import breaker_options, load_table
 from server.settings import load_settings
+from tests.described import described
 from tests.server.conftest import Client
 from tests.server.test_contract_common import MINIMAL
 from upstream.simulator.app import make_app
@@ -109,6 +111,18 @@ class TestReads:
             (1, "Event 4", 3),
         ]
         assert {one["details"] for one in events} == {"This is the first event"}
+
+    async def test_the_document_lets_the_event_service_say_more(
+        self, client: Client, service: EventService
+    ) -> None:
+        """What it says is handed on as it came, so no member is too much."""
+        for listing, held in (("/getUsers", service.users), ("/getEvents", service.events)):
+            for one in held.values():
+                one["more"] = "than we know"
+            status, body = await ask(client, listing)
+            assert body[0]["more"] == "than we know"
+            document = (await ask(client, "/openapi.json"))[1]
+            described(document, listing, "get", (status, "application/json", body))
 
     @pytest.mark.fault(41)
     async def test_a_network_error_is_tried_once_more(self, client: Client, service: EventService) -> None:
@@ -301,6 +315,8 @@ class TestAddEvent:
         assert {name: body[name] for name in BUSY} == BUSY
         assert body["code"] == "upstream_unavailable"
 
+        described((await ask(client, "/openapi.json"))[1], "/addEvent", "post", (503, MEDIA_TYPE, body))
+
     async def test_it_is_never_tried_twice(self, front: Start) -> None:
         """A dropped POST may have been done."""
         calls = 0
@@ -415,6 +431,8 @@ class TestCircuit:
         assert body["circuitBreakerState"] == "OPEN"
         assert body["code"] == "circuit_open"
         assert service.calls["addEvent"] == calls
+        whole = {**body, "retryAfter": retry_after}
+        described((await ask(client, "/openapi.json"))[1], "/addEvent", "post", (503, MEDIA_TYPE, whole))
         _, ready = await ask(client, "/ready")
         circuits = ready["upstreams"]["events"]["circuits"]
         assert circuits["addEvent"]["state"] == "open"
