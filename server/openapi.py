@@ -21,6 +21,7 @@ from marshmallow import fields as f
 
 from server import __version__
 from server.errors import MEDIA_TYPE
+from server.rate_limits import covers
 from strategies import value
 
 JSON = "application/json"
@@ -50,17 +51,40 @@ class ProblemSchema(Schema):
 
 @value
 class Reply:
-    """One documented response: what it means, the body's schema (marshmallow or JSON schema), an example."""
+    """
+    One documented response: what it means, the body's schema (marshmallow or JSON schema), an example.
+
+    Attributes:
+        headers: those of `HEADERS` that it may carry.
+    """
 
     description: str
     schema: Any = None
     example: object = None
     content_type: str = JSON
+    headers: tuple[str, ...] = ()
 
 
-def problem(description: str) -> Reply:
-    """A documented error."""
-    return Reply(description, ProblemSchema, None, MEDIA_TYPE)
+HEADERS: Mapping[str, tuple[str, str]] = {
+    "X-Request-Id": ("string", "The request's id."),
+    "Location": ("string", "Where to go from here."),
+    "Retry-After": ("integer", "Seconds until it makes sense to ask again."),
+    "Preference-Applied": ("string", "What was followed of `Prefer`."),
+    "RateLimit-Policy": ("string", "Requests, and in how many seconds: `100;w=60`."),
+    "RateLimit-Limit": ("integer", "Requests that a client may make in that time."),
+    "RateLimit-Remaining": ("integer", "How many more it may make now."),
+    "RateLimit-Reset": ("integer", "Seconds until it may make more."),
+    "ETag": ("string", "Stands for this very content."),
+    "Last-Modified": ("string", "Since when the content is as it is."),
+    "Content-Range": ("string", "Which bytes these are, and of how many."),
+}
+"""Headers of answers: their types, and what they mean."""
+RATE_LIMIT = tuple(name for name in HEADERS if name.startswith("RateLimit-"))
+
+
+def problem(description: str, *headers: str) -> Reply:
+    """A documented error, with those of `HEADERS` that it may carry."""
+    return Reply(description, ProblemSchema, None, MEDIA_TYPE, headers)
 
 
 def document(
@@ -72,10 +96,12 @@ def document(
     description: str = "",
     query: type[Schema] | None = None,
     path: type[Schema] | None = None,
+    headers: type[Schema] | None = None,
     body: type[Schema] | None = None,
 ) -> Handler:
-    """Say on *handler* what it takes and gives; returns it."""
-    for schema, location in ((query, "querystring"), (path, "match_info"), (body, "json")):
+    """Say on *handler* what it takes and gives; returns it. To check what comes is left to it."""
+    told = ((query, "querystring"), (path, "match_info"), (headers, "headers"), (body, "json"))
+    for schema, location in told:
         if schema is not None:
             request_schema(schema, location=location)(handler)
     docs(tags=[tag], summary=summary, description=description, replies=replies)(handler)
@@ -93,19 +119,21 @@ def build_document(app: web.Application) -> dict[str, Any]:
         info={"description": "Answers on time over backends that do not."},
         servers=[{"url": "/"}],
     )
-    spec.components.header("RequestId", {"schema": {"type": "string"}, "description": "The request's id."})
+    for name, (kind, meaning) in HEADERS.items():
+        spec.components.header(name, {"schema": {"type": kind}, "description": meaning})
     for route in app.router.routes():
         told = getattr(route.handler, "__apispec__", None)
         if told is not None and route.method != "HEAD" and route.resource is not None:
             path = route.resource.canonical
-            spec.path(path=path, operations={route.method.lower(): _operation(told, plugin)})
+            always = ("X-Request-Id", *(RATE_LIMIT if covers(path) else ()))
+            spec.path(path=path, operations={route.method.lower(): _operation(told, plugin, always)})
     return spec.to_dict()
 
 
-_LOCATIONS = {"querystring": "query", "match_info": "path"}
+_LOCATIONS = {"querystring": "query", "match_info": "path", "headers": "header"}
 
 
-def _operation(told: Mapping[str, Any], plugin: MarshmallowPlugin) -> dict[str, Any]:
+def _operation(told: Mapping[str, Any], plugin: MarshmallowPlugin, always: tuple[str, ...]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         key: told[key] for key in ("tags", "summary", "description") if told.get(key)
     }
@@ -119,12 +147,14 @@ def _operation(told: Mapping[str, Any], plugin: MarshmallowPlugin) -> dict[str, 
             where = _LOCATIONS[entry["location"]]
             found = converter.schema2parameters(entry["schema"], location=where)
             operation.setdefault("parameters", []).extend(found)
-    operation["responses"] = {str(status): _response(reply) for status, reply in told["replies"].items()}
+    replies: Mapping[int, Reply] = told["replies"]
+    operation["responses"] = {str(status): _response(reply, always) for status, reply in replies.items()}
     return operation
 
 
-def _response(reply: Reply) -> dict[str, Any]:
-    response: dict[str, Any] = {"description": reply.description, "headers": {"X-Request-Id": "RequestId"}}
+def _response(reply: Reply, always: tuple[str, ...]) -> dict[str, Any]:
+    headers = {name: name for name in (*always, *reply.headers)}  # components of the same names
+    response: dict[str, Any] = {"description": reply.description, "headers": headers}
     if reply.schema is not None:
         media: dict[str, Any] = {"schema": reply.schema}
         if reply.example is not None:

@@ -128,7 +128,7 @@ def add_pages(
             "A greeting, with links.",
             {
                 200: Reply("The greeting.", WelcomeSchema),
-                429: problem("Too many requests; `Retry-After` says when to come again."),
+                429: problem("Too many requests; `Retry-After` says when to come again.", "Retry-After"),
             },
         ),
         (

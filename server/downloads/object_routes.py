@@ -41,6 +41,8 @@ BLOCK = 256 * 1024
 """Bytes that are read, and then written, at once."""
 STALL = 60.0
 """Seconds in which a client has to take a block; one that has died would hold the file for ever."""
+BYTES = {"type": "string", "format": "binary"}
+VALIDATORS = ("ETag", "Last-Modified")
 _ID = re.compile(r"[1-9][0-9]{4,8}")
 
 
@@ -50,6 +52,25 @@ class LinkSchema(Schema):
     expires = f.String(required=True)
     filename = f.String(required=True)
     signature = f.String(required=True)
+
+
+def _header(name: str, description: str) -> f.String:
+    return f.String(data_key=name, metadata={"description": description})
+
+
+class LinkHeadersSchema(Schema):
+    """The headers by which a client asks for a part, or says what it has: RFC 9110. For the document only."""
+
+    range = _header("Range", "Which part is wanted: `bytes=0-499`, `bytes=500-` or `bytes=-500`.")
+    if_range = _header("If-Range", "An `ETag` or `Last-Modified`: a part only of this content, else all.")
+    if_match = _header("If-Match", "An `ETag`: this content, or 412.")
+    if_unmodified_since = _header("If-Unmodified-Since", "A `Last-Modified`: this content, or 412.")
+    if_none_match = _header(
+        "If-None-Match", "An `ETag` that the client has: 304 if it is still this content."
+    )
+    if_modified_since = _header(
+        "If-Modified-Since", "A `Last-Modified` that the client has: 304 if it still is."
+    )
 
 
 class LinkPathSchema(Schema):
@@ -197,16 +218,17 @@ def add_object_routes(app: web.Application, handler: ObjectHandler) -> None:
             summary="A finished file, by a link that the server gave. Takes `Range`.",
             query=LinkSchema,
             path=LinkPathSchema,
+            headers=LinkHeadersSchema,
             replies={
-                200: Reply("The file.", {"type": "string", "format": "binary"}, None, CONTENT_TYPE),
-                206: Reply("A part of it.", {"type": "string", "format": "binary"}, None, CONTENT_TYPE),
-                304: Reply("The client has it already."),
+                200: Reply("The file.", BYTES, None, CONTENT_TYPE, VALIDATORS),
+                206: Reply("A part of it.", BYTES, None, CONTENT_TYPE, (*VALIDATORS, "Content-Range")),
+                304: Reply("The client has it already.", headers=VALIDATORS),
                 403: problem("The link is not one of ours, or has been changed."),
                 404: problem("The file is no longer there."),
                 410: problem("The link has expired."),
-                412: problem("The file is not the one that was asked for."),
-                416: problem("The file has no such bytes."),
-                503: problem("The store cannot be read now."),
+                412: problem("The file is not the one that was asked for.", *VALIDATORS),
+                416: problem("The file has no such bytes.", *VALIDATORS, "Content-Range"),
+                503: problem("The store cannot be read now.", "Retry-After"),
             },
         ),
     )

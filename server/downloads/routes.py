@@ -25,9 +25,10 @@ STREAM = (
     "`cancelled`. Each has an id; `Last-Event-ID` goes on after it, at any server. A comment every 15 s. "
     "`resync` brings the whole status when events before it are no longer known."
 )
+LATER, WHERE, FOLLOWED = "Retry-After", "Location", "Preference-Applied"
 COMMON = {
-    429: problem("Too many requests, jobs or streams; `Retry-After` says when to come again."),
-    503: problem("The job store, or the object store, is away."),
+    429: problem("Too many requests, jobs or streams; `Retry-After` says when to come again.", LATER),
+    503: problem("The job store, or the object store, is away.", LATER),
 }
 BODY = {
     400: problem("The body is not valid; `errors` says which field, and why."),
@@ -35,9 +36,13 @@ BODY = {
     415: problem("The body is not `application/json`."),
 }
 MAKES = {
-    202: Reply("With `Prefer: respond-async`: taken, but not ended yet.", schemas.AcceptedSchema),
+    202: Reply(
+        "With `Prefer: respond-async`: taken, but not ended yet.",
+        schemas.AcceptedSchema,
+        headers=(WHERE, FOLLOWED),
+    ),
     422: problem("The `Idempotency-Key` was used with another body."),
-    507: problem("A store has no room left."),
+    507: problem("A store has no room left.", LATER),
 }
 TAKEN = {"anyOf": [schemas.AcceptedSchema, schemas.StatusSchema]}
 OF_ID = f"{BASE}/{{jobId:[0-9a-f-]{{36}}}}"
@@ -55,9 +60,10 @@ def add_download_routes(app: web.Application, handlers: DownloadHandlers) -> Non
             tag=TAG,
             summary="A new job for some files; at once.",
             description=RETRIED,
+            headers=schemas.MakeHeadersSchema,
             body=schemas.InitiateSchema,
             replies={
-                200: Reply("The job; all of it once it has ended.", TAKEN),
+                200: Reply("The job; all of it once it has ended.", TAKEN, headers=(FOLLOWED,)),
                 **MAKES,
                 **BODY,
                 **COMMON,
@@ -87,11 +93,12 @@ def add_download_routes(app: web.Application, handlers: DownloadHandlers) -> Non
             tag=TAG,
             summary="One file, waited for.",
             description=RETRIED,
+            headers=schemas.MakeHeadersSchema,
             body=schemas.FileSchema,
             replies={
-                200: Reply("What became of it.", schemas.StartedSchema),
+                200: Reply("What became of it.", schemas.StartedSchema, headers=(FOLLOWED,)),
                 410: problem("The `Idempotency-Key` is that of a job whose result has expired."),
-                504: problem("Not there yet; the job goes on, and `links` say where."),
+                504: problem("Not there yet; the job goes on, and `links` say where.", WHERE, LATER),
                 **MAKES,
                 **BODY,
                 **COMMON,
@@ -119,7 +126,11 @@ def add_download_routes(app: web.Application, handlers: DownloadHandlers) -> Non
             tag=TAG,
             summary="A job, as it stands.",
             path=schemas.JobPathSchema,
-            replies={200: Reply("The job.", schemas.StatusSchema), **OF_JOB, **COMMON},
+            replies={
+                200: Reply("The job.", schemas.StatusSchema, headers=(LATER,)),
+                **OF_JOB,
+                **COMMON,
+            },
         ),
     )
     get(
@@ -131,6 +142,7 @@ def add_download_routes(app: web.Application, handlers: DownloadHandlers) -> Non
             description=STREAM,
             path=schemas.JobPathSchema,
             query=schemas.SubscribeQuerySchema,
+            headers=schemas.SubscribeHeadersSchema,
             replies={
                 200: Reply("The events.", {"type": "string"}, None, "text/event-stream"),
                 204: Reply("The job has ended, and the client knows."),
@@ -150,9 +162,9 @@ def add_download_routes(app: web.Application, handlers: DownloadHandlers) -> Non
             query=schemas.DownloadQuerySchema,
             replies={
                 200: Reply("The links.", schemas.ResultSchema),
-                303: Reply("With `redirect=true`: to the one file."),
+                303: Reply("With `redirect=true`: to the one file.", headers=(WHERE,)),
                 400: problem("A parameter is not valid."),
-                409: problem("The job has not ended, or not with a result."),
+                409: problem("The job has not ended, or not with a result.", LATER),
                 410: problem("The result has expired."),
                 **OF_JOB,
                 **COMMON,
@@ -169,7 +181,7 @@ def add_download_routes(app: web.Application, handlers: DownloadHandlers) -> Non
             replies={
                 200: Reply("The job, cancelled.", schemas.StatusSchema),
                 409: problem("It has ended already."),
-                507: problem("The job store has no room left."),
+                507: problem("The job store has no room left.", LATER),
                 **OF_JOB,
                 **COMMON,
             },

@@ -129,6 +129,29 @@ class CheckQuerySchema(Schema):
     )
 
 
+class MakeHeadersSchema(Schema):
+    """The headers of a request for a new job: for the document, the handlers read them themselves."""
+
+    prefer = f.String(
+        data_key="Prefer",
+        metadata={"description": "`respond-async`, `wait=N` or both (RFC 7240); N is in seconds."},
+    )
+    idempotency_key = f.String(
+        data_key="Idempotency-Key",
+        validate=Length(1, 255),
+        metadata={"description": "Repeating the request with it gives the same job. Visible ASCII."},
+    )
+
+
+class SubscribeHeadersSchema(Schema):
+    """From where on to follow a job, in the headers."""
+
+    last_event_id = f.String(
+        data_key="Last-Event-ID",
+        metadata={"description": "The last event that the client has; the stream goes on after it."},
+    )
+
+
 class LinksSchema(Schema):
     """Where to go from here."""
 

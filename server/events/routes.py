@@ -45,6 +45,7 @@ def add_event_routes(
             UnavailableSchema,
             None,
             MEDIA_TYPE,
+            ("Retry-After",),
         ),
         504: problem("The event service did not answer within the timeout."),
     }

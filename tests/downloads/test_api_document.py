@@ -14,6 +14,8 @@ from tests.downloads.conftest import Start
 from tests.downloads.places import Clock
 from tests.downloads.whole import BASE, Answer, Files, Site
 
+OBJECTS = "/objects/downloads/{file_id}.zip"
+
 
 async def document(site: Site) -> dict[str, Any]:
     """The OpenAPI document."""
@@ -26,6 +28,13 @@ def declared(told: dict[str, Any], path: str, method: str, answer: Answer, statu
     assert answer.status == status, answer.told
     kind = answer.headers["Content-Type"].partition(";")[0]
     described(told, path, method, (answer.status, kind, answer.told))
+    has_its_headers(told, path, method, answer)
+
+
+def has_its_headers(told: dict[str, Any], path: str, method: str, answer: Answer) -> None:
+    """Fail if *answer* carries a header that the document knows, but not for such an answer."""
+    sent = {name for name in told["components"]["headers"] if name in answer.headers}
+    assert sent <= set(told["paths"][path][method]["responses"][str(answer.status)]["headers"])
 
 
 async def test_what_is_told_of_a_job_that_has_not_ended_is_as_the_document_says(slow: Site) -> None:
@@ -37,6 +46,7 @@ async def test_what_is_told_of_a_job_that_has_not_ended_is_as_the_document_says(
     late = await slow.ask("POST", f"{BASE}/start", body, Prefer="wait=0")
     declared(told, f"{BASE}/start", "post", late, 504)
     assert {"jobId", "jobStatus", "links"} <= set(late.told)
+    assert {"Location", "Retry-After"} <= set(late.headers)
     later = await slow.ask("POST", f"{BASE}/start", body, Prefer="respond-async")
     declared(told, f"{BASE}/start", "post", later, 202)
     early = await slow.get(f"{BASE}/{taken.told['jobId']}")
@@ -93,8 +103,52 @@ async def test_the_refusal_of_a_request_is_as_the_document_says(start: Start) ->
     site = await start(RATE_LIMIT="on", RATE_LIMIT_MAX_REQUESTS="1")
     told = await document(site)
     declared(told, "/", "get", await site.get("/"), 200)
+    assert {"RateLimit-Limit", "Retry-After"} <= set(told["paths"]["/"]["get"]["responses"]["429"]["headers"])
     declared(told, "/", "get", await site.get("/"), 429)
     declared(told, f"{BASE}/jobs", "get", await site.get(f"{BASE}/jobs"), 429)
+
+
+async def test_the_headers_of_links_and_of_files_are_as_the_document_says(site: Site) -> None:
+    told = await document(site)
+    job_id = await site.completed(70000)
+    answer = await site.get(f"{BASE}/{job_id}?redirect=true")
+    assert answer.status == 303
+    has_its_headers(told, f"{BASE}/{{jobId}}", "get", answer)
+    link = answer.headers["Location"].removeprefix(site.url)
+    whole = await site.get(link)
+    for status, headers in (
+        (200, {}),
+        (206, {"Range": "bytes=0-1"}),
+        (304, {"If_None_Match": whole.headers["ETag"]}),
+        (412, {"If_Match": '"another"'}),
+        (416, {"Range": "bytes=99999999999-"}),
+    ):
+        answer = await site.get(link, **headers)
+        assert answer.status == status
+        has_its_headers(told, OBJECTS, "get", answer)
+
+
+async def test_the_documentation_tells_every_header_that_a_client_may_send(site: Site) -> None:
+    found = {
+        (path, one["name"])
+        for path, item in (await document(site))["paths"].items()
+        for operation in item.values()
+        for one in operation.get("parameters", [])
+        if one["in"] == "header" and not one["required"] and one["description"]
+    }
+    assert found == {
+        (f"{BASE}/initiate", "Idempotency-Key"),
+        (f"{BASE}/initiate", "Prefer"),
+        (f"{BASE}/start", "Idempotency-Key"),
+        (f"{BASE}/start", "Prefer"),
+        (f"{BASE}/subscribe/{{jobId}}", "Last-Event-ID"),
+        (OBJECTS, "Range"),
+        (OBJECTS, "If-Range"),
+        (OBJECTS, "If-Match"),
+        (OBJECTS, "If-None-Match"),
+        (OBJECTS, "If-Modified-Since"),
+        (OBJECTS, "If-Unmodified-Since"),
+    }
 
 
 async def test_an_answer_with_too_little_or_too_much_is_not_as_the_document_says(slow: Site) -> None:
