@@ -98,7 +98,9 @@ def add_download_routes(app: web.Application, handlers: DownloadHandlers) -> Non
             replies={
                 200: Reply("What became of it.", schemas.StartedSchema, headers=(FOLLOWED,)),
                 410: problem("The `Idempotency-Key` is that of a job whose result has expired."),
-                504: problem("Not there yet; the job goes on, and `links` say where.", WHERE, LATER),
+                504: problem(
+                    "Not there yet; the job goes on, and `links` say where.", WHERE, LATER, FOLLOWED
+                ),
                 **MAKES,
                 **BODY,
                 **COMMON,

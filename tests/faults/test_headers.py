@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import uuid
 from collections.abc import Awaitable, Callable
@@ -121,22 +122,34 @@ async def test_without_a_collector_a_trace_context_changes_nothing(
 
 
 @pytest.mark.fault(34)
-@pytest.mark.parametrize(
-    "host", [b"evil.example", b"evil.example:99999999", b"[::1", b"evil.example/a b", b"\xff"]
-)
+@pytest.mark.parametrize("host", [b"evil.example", b"evil.example:9999", b"", b"[::1]:8000"])
 async def test_the_host_that_a_caller_names_is_in_no_answer_and_no_call(
     behind: Behind, seen: Mirror, host: bytes
 ) -> None:
-    """Whatever it looks like: links have no host, and upstreams get their own."""
+    """Whatever it is: links have no host, and upstreams get their own."""
     connection = await behind()
     for target in ("/", "/openapi.json", "/docs", "/ready", "/nothing", "/api/first", "/getUsers"):
-        raw = b"GET %b HTTP/1.1\r\nHost: %b\r\n" % (target.encode(), host)
-        raw += b"X-Forwarded-Host: evil.example\r\nForwarded: host=evil.example\r\n\r\n"
-        _, headers, body = await connection.ask(raw)
+        _, headers, body = await connection.ask(naming(host, target))
         assert "evil.example" not in str(headers)
         assert b"evil.example" not in body
     assert len(seen) >= 2
     assert all(one["Host"].startswith("127.0.0.1:") for one in seen)
+
+
+@pytest.mark.fault(34)
+@pytest.mark.parametrize("host", [b"evil.example:99999999", b"[::1", b"evil.example/a b", b"\xff"])
+async def test_what_is_no_host_is_refused_and_not_repeated(behind: Behind, host: bytes) -> None:
+    for target in ("/", "/docs", "/nothing", "/getUsers"):
+        status, headers, body = await (await behind()).ask(naming(host, target))
+        assert (status, json.loads(body)["code"]) == (400, "bad_request")
+        assert "evil.example" not in str(headers)
+        assert b"evil.example" not in body
+
+
+def naming(host: bytes, target: str) -> bytes:
+    """A request whose caller says in three ways whom it means."""
+    raw = b"GET %b HTTP/1.1\r\nHost: %b\r\n" % (target.encode(), host)
+    return raw + b"X-Forwarded-Host: evil.example\r\nForwarded: host=evil.example\r\n\r\n"
 
 
 FORGED = {
