@@ -52,7 +52,7 @@ async def answers_to(connection: Connection, escape: str, fields: bytes) -> None
         (f"/api/first{escape}", (404, "not_found")),
     ):
         assert problem(await connection.ask(get(target, fields))) == answer, target
-    for target in (f"/api/first?{escape}={escape}", f"/api/first?timeout=500&a={escape}"):
+    for target in (f"/api/first?{escape}={escape}", f"/api/first?timeout=9000&a={escape}"):
         assert (await connection.ask(get(target, fields)))[0] == 200, target
 
 
@@ -61,7 +61,7 @@ async def answers_to(connection: Connection, escape: str, fields: bytes) -> None
 async def test_what_nobody_reads_is_ignored(serve: Serve, fields: bytes) -> None:
     """Callers choose no strategy and no upstream, however they ask for one."""
     connection = await (await serve()).connect()
-    target = "/api/first?strategy=nope&upstream=&upstream=a&attempts=99&TIMEOUT=x&timeout=500"
+    target = "/api/first?strategy=nope&upstream=&upstream=a&attempts=99&TIMEOUT=x&timeout=9000"
     status, _, body = await connection.ask(get(target, fields))
     assert (status, body) == (200, b'{"time": 1}')
 
