@@ -17,8 +17,6 @@ MOST_LISTED = 100
 LONGEST_URL = 2048
 FEW = Length(1, MOST_FILES, error="Must name {min} to {max} files.")
 NO_ID = f"Must be a whole number from {SMALLEST_ID} to {LARGEST_ID}."
-
-
 NO_LIST = f"Must be a list of 1 to {MOST_FILES} file ids."
 NO_LIMIT = f"Must be a whole number from 1 to {MOST_LISTED}."
 _DIGITS = re.compile(r"[0-9]{1,9}")
