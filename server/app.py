@@ -174,6 +174,7 @@ def _replies(route: Route) -> dict[int, Reply]:
     return {
         200: Reply(route.summary, dict(route.render.shape), route.render.example),
         400: problem("`timeout` is not a whole number of milliseconds in range."),
+        503: problem("There is more to do than can be done within the timeout.", "Retry-After"),
         route.on_failure: problem(
             "The upstream did not give what this route needs, within the timeout.", "Retry-After"
         ),

@@ -59,6 +59,6 @@ class AddedSchema(HandedOn):
 class UnavailableSchema(ProblemSchema):
     """A 503: a problem document with what existing clients of the event API read."""
 
-    success = f.Boolean(required=True, metadata={"example": False})
+    success = f.Boolean(metadata={"description": "Not there when the server sheds load.", "example": False})
     retryAfter = f.Integer(metadata={"description": "Seconds until it makes sense to ask again."})
     circuitBreakerState = f.String(metadata={"example": "OPEN"})

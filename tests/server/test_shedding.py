@@ -12,6 +12,7 @@ from aiohttp import web
 from server.app import SHEDDING
 from server.arrival import Arrival
 from server.front import PRIVATE, FrontProtocol
+from tests.described import described
 from tests.server.raw import Serve, get, servers, until
 
 
@@ -26,6 +27,18 @@ def is_refusal(status: int, headers: dict[str, str], body: bytes) -> bool:
     """Whether this is a refusal, and a complete one."""
     told = json.loads(body) if headers["Content-Type"] == "application/problem+json" else {}
     return (status, told.get("code")) == (503, "overloaded") and headers["Retry-After"] in ("1", "2", "3")
+
+
+async def test_a_refusal_is_as_the_openapi_document_says(serve: Serve) -> None:
+    server = await serve()
+    connection = await server.connect()
+    _, _, document = await connection.ask(get("/openapi.json"))
+    server.full()
+    for path in ("/api/all", "/api/first", "/api/within-timeout", "/api/smart", "/getUsers"):
+        status, headers, body = await connection.ask(get(path))
+        assert is_refusal(status, headers, body)
+        told = (status, headers["Content-Type"], json.loads(body))
+        described(json.loads(document), path, "get", told)
 
 
 async def test_a_refusal_is_made_of_bytes_and_the_connection_stays_good(
