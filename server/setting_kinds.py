@@ -107,6 +107,13 @@ def url(value: str) -> None:
         raise ValidationError("Must be http:// or https://, a host, and perhaps a port (1 to 65535).")
 
 
+def s3_url(value: str) -> None:
+    """The same, and a host as S3's clients want it."""
+    url(value)
+    if "_" in (urlsplit(value).hostname or ""):
+        raise ValidationError("Must be the URL of a host without '_'.")
+
+
 def collector_url(value: str) -> None:
     """Must be the URL of a host, perhaps with a path."""
     if not is_url(value, r"https?://[^/?#@]+(/[^?#]*)?"):

@@ -329,6 +329,8 @@ def load_settings(
         problems.append("CIRCUIT_BREAKER_MAX_RESET_TIMEOUT_MS: Less than CIRCUIT_BREAKER_RESET_TIMEOUT_MS.")
     if values and values["download_delay_max"] < values["download_delay_min"]:
         problems.append("DOWNLOAD_DELAY_MAX_MS: Less than DOWNLOAD_DELAY_MIN_MS.")
+    if values and (values["s3_access_key_id"] is None) != (values["s3_secret_access_key"] is None):
+        problems.append("S3_ACCESS_KEY_ID: It goes with S3_SECRET_ACCESS_KEY: both, or none.")
     if problems:
         raise ConfigError(problems)
     return Settings(**values, environ=merged)

@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
-from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, ReadTimeoutError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    NoCredentialsError,
+    ReadTimeoutError,
+)
 
 from server.downloads.objects import (
     CONTENT_TYPE,
@@ -308,6 +314,8 @@ class S3Objects:
             if _code(error) == "NoSuchBucket":
                 self._prepared = False
             raise _told(error) from error
+        except NoCredentialsError as error:
+            raise StoreUnavailable("There are no credentials for the object store.") from error
         except (BotoCoreError, *FAULTS) as error:
             raise StoreUnavailable("The object store cannot be reached.") from error
         except KeyError as error:  # such as the page of a gateway before it

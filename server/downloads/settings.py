@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from marshmallow import Schema
+from marshmallow.validate import Regexp
 
 from server.setting_kinds import (
     Networks,
     bucket,
     milliseconds,
     redis_url,
+    s3_url,
     secret,
     switch,
     text,
@@ -38,15 +40,20 @@ class DownloadSettingsSchema(Schema):
         None,
         "URL of the S3 server; unset, with a bucket: Amazon's. Without both: objects "
         "are kept in ``DATA_DIR``.",
-        validate=url,
+        validate=s3_url,
     )
     s3_public_endpoint = text(
         "S3_PUBLIC_ENDPOINT",
         None,
         "Its URL as clients reach it; links are signed for this one.",
-        validate=url,
+        validate=s3_url,
     )
-    s3_region = text("S3_REGION", "us-east-1", "Region of the bucket.")
+    s3_region = text(
+        "S3_REGION",
+        "us-east-1",
+        "Region of the bucket.",
+        validate=Regexp(r"\A[a-z0-9][a-z0-9-]{0,62}\Z", error="Must be letters, digits and '-'."),
+    )
     s3_bucket_name = text(
         "S3_BUCKET_NAME",
         None,

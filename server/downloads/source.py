@@ -33,7 +33,9 @@ PAUSE, LONGEST_PAUSE = 1.0, 10.0
 LONGEST_WISH = 120.0
 """Seconds that a source may ask us to wait; what it asks beyond that it does not get."""
 PATIENCE = 600.0
-"""Seconds for which a step waits for the circuit to close. A refusal is no try: nobody was asked."""
+"""Seconds for which a step waits for the circuit to close, or the source to be there: nobody was asked."""
+UNREACHED = frozenset({"connect_error", "dns_error"})
+"""Failures before anything was sent, as while the source starts again."""
 VERSIONS = 3
 """Of a file that changes while it is fetched: the first, and two more."""
 
@@ -242,7 +244,7 @@ def _failure(outcome: Outcome, version: Version | None) -> Setback:
         return Setback("sends more than it was asked for", final=True)
     if outcome.reason == "timeout":
         return Setback("did not answer in time")
-    return Setback(f"could not be reached ({outcome.reason})")
+    return Setback(f"could not be reached ({outcome.reason})", refused=outcome.reason in UNREACHED)
 
 
 def _piece(answer: Answer, first: int, last: int, version: Version | None) -> Piece | Setback:

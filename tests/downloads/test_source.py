@@ -286,6 +286,16 @@ class TestTryingAgain:
         gaps = [after - before for before, after in zip(played.times, played.times[1:], strict=False)]
         assert all(0 <= gap <= 2**number for number, gap in enumerate(gaps))
 
+    @pytest.mark.parametrize("reason", ["connect_error", "dns_error"])
+    def test_a_source_that_is_away_for_minutes_costs_no_try(self, reason: str) -> None:
+        """It failed the one job there was, after 8 s; the circuit needs more calls to open."""
+        assert b"".join(fetched(Played(BODY, right, *[fails(reason)] * 40))) == BODY
+
+    def test_a_source_that_stays_away_is_given_up_after_ten_minutes(self) -> None:
+        failed, played = refusal(then=fails("connect_error"))
+        assert failed.detail == "The file source could not be reached (connect_error)."
+        assert room.PATIENCE <= played.times[-1] <= room.PATIENCE + 11
+
     def test_progress_gives_a_step_its_tries_anew(self) -> None:
         assert b"".join(fetched(Played(BODY, *[*[drops] * (TRIES - 1), right] * 10))) == BODY
 

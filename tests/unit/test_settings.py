@@ -44,8 +44,6 @@ def test_defaults_of_downloads() -> None:
         ("S3_REGION", "eu-central-1", "s3_region", "eu-central-1"),
         ("S3_ENDPOINT", "http://minio:9000", "s3_endpoint", "http://minio:9000"),
         ("S3_PUBLIC_ENDPOINT", "http://localhost:9000", "s3_public_endpoint", "http://localhost:9000"),
-        ("S3_ACCESS_KEY_ID", "id", "s3_access_key_id", "id"),
-        ("S3_SECRET_ACCESS_KEY", "secret", "s3_secret_access_key", "secret"),
         ("S3_BUCKET_NAME", "files", "s3_bucket_name", "files"),
         ("S3_FORCE_PATH_STYLE", "false", "s3_force_path_style", False),
         ("DATA_DIR", "/var/lib/hedgerow", "data_dir", "/var/lib/hedgerow"),
@@ -73,6 +71,16 @@ def test_a_setting_has_the_name_that_operators_know(
 ) -> None:
     """All those that the download service had before."""
     assert getattr(load_settings({name: text}), attribute) == value
+
+
+def test_the_two_keys_of_s3_go_together() -> None:
+    keys = {"S3_ACCESS_KEY_ID": "id", "S3_SECRET_ACCESS_KEY": "secret"}
+    settings = load_settings(keys)
+    assert (settings.s3_access_key_id, settings.s3_secret_access_key) == ("id", "secret")
+    for name in keys:
+        with pytest.raises(ConfigError, match="both, or none") as caught:
+            load_settings({name: "hush"})
+        assert "hush" not in str(caught.value)
 
 
 def test_milliseconds_outside_are_seconds_inside() -> None:
@@ -109,6 +117,9 @@ def test_every_problem_is_reported_at_once() -> None:
         ("REDIS_URL", "http://store:6379"),
         ("S3_ENDPOINT", "minio:9000"),
         ("S3_BUCKET_NAME", "a"),
+        ("S3_REGION", "us east"),
+        ("S3_ENDPOINT", "http://minio_1:9000"),
+        ("S3_ACCESS_KEY_ID", "id"),
         ("TRUSTED_PROXIES", "proxy.internal"),
         ("WEBHOOK_SECRETS", "secret"),
         ("TRUSTED_PROXIES", ","),
