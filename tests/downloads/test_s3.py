@@ -9,6 +9,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -396,3 +397,17 @@ async def test_who_makes_many_links_lets_others_go_on_between_two(faked: S3Objec
             await faked.url(new_key(), 60, "a.zip")
         other.cancel()
     assert going_on >= 19
+
+
+async def test_a_store_without_credentials_says_that_and_not_that_it_is_away(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    config = S3Config(bucket="downloads", endpoint="http://127.0.0.1:9")
+    async with open_s3_objects(config, Clock(0)) as store:
+        with pytest.raises(StoreUnavailable, match="no credentials"):
+            await store.check()
