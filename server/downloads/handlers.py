@@ -402,7 +402,7 @@ def _states(text: str) -> frozenset[JobState]:
 
 
 def _host(request: web.Request) -> str:
-    """As the client of *request* has named us; without that, where its connection ends."""
+    """As the client of *request* has named us; without that, where its connection ends, port included."""
     if named := request.headers.get("Host"):
         return named
     reached = request.get_extra_info("sockname")

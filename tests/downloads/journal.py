@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import orjson
@@ -16,8 +15,6 @@ from server.downloads.feed import START, place
 from server.downloads.jobs import Event, File, Job, JobState
 from strategies import value
 
-WITHIN = 20.0
-"""Seconds after which a test has waited in vain."""
 APPEND = """
 local id = redis.call('XADD', KEYS[1], '*', 'kind', ARGV[1], 'data', ARGV[2])
 if ARGV[3] ~= '' then redis.call('PUBLISH', ARGV[3], id .. '\\n' .. ARGV[1] .. '\\n' .. ARGV[2]) end
@@ -120,13 +117,6 @@ async def open_journal(url: str) -> AsyncIterator[Journal]:
     """A journal in the store there."""
     async with Redis.from_url(url, retry=Retry(NoBackoff(), 0, ())) as redis:  # nothing happens twice
         yield Journal(redis)
-
-
-async def eventually(so: Callable[[], Awaitable[bool]]) -> None:
-    """Ask another process until it is *so*."""
-    async with asyncio.timeout(WITHIN):
-        while not await so():  # noqa: ASYNC110 - it has no event
-            await asyncio.sleep(0.001)
 
 
 def in_order(ids: list[str]) -> bool:

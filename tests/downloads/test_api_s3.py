@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,7 +17,8 @@ from server.settings import load_settings
 from tests.downloads.conftest import Start
 from tests.downloads.places import fetch
 from tests.downloads.seaweed import S3Server
-from tests.downloads.whole import BASE, PATIENCE
+from tests.downloads.whole import BASE
+from tests.job_store.stores import eventually
 from upstream.simulator.files import archive
 
 
@@ -61,9 +61,11 @@ async def test_a_bucket_that_is_missing_is_made_at_the_start_and_not_with_the_fi
 ) -> None:
     monkeypatch.setattr(rescue, "EVERY", 3600.0)
     site = await start(**settings_for(s3_server, S3_BUCKET_NAME="made-without-a-job"))
-    async with asyncio.timeout(PATIENCE):
-        while (await site.get("/health")).status != 200:  # noqa: ASYNC110 - no event tells of it
-            await asyncio.sleep(0.01)
+
+    async def well() -> bool:
+        return (await site.get("/health")).status == 200
+
+    await eventually(well)
 
 
 async def test_links_are_signed_for_the_address_that_clients_reach(

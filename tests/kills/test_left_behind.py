@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from server.downloads.engine import JOB, Again, Queue, open_queue, working
 from server.downloads.service import _webhook_secrets
 from server.settings import load_settings
-from tests.job_store.stores import Valkey, valkey
+from tests.job_store.stores import Valkey, eventually, valkey
 
 STREAM, LATER = "hedgerow:job:stream", "hedgerow:job:queue"
 SLOTS, WAITERS = "hedgerow:job:concurrency:client:me", "hedgerow:job:concurrency:client:me:waiters"
@@ -32,13 +32,6 @@ async def redis(queue_store: Valkey) -> AsyncIterator[Redis]:
     async with Redis.from_url(queue_store.url) as client:
         await client.flushall()
         yield client
-
-
-async def until(so: Callable[[], Awaitable[bool]]) -> None:
-    """Ask the store until it is *so*."""
-    async with asyncio.timeout(20):
-        while not await so():  # noqa: ASYNC110 - it has no event
-            await asyncio.sleep(0.01)
 
 
 class Work:
@@ -64,9 +57,9 @@ async def set_aside(queue: Queue, redis: Redis, work: Work) -> None:
     async def waits() -> bool:
         return await redis.xlen(WAITERS) == 1 and await redis.xlen(STREAM) == 1
 
-    await until(begun)
+    await eventually(begun)
     await queue.put("second", "me")
-    await until(waits)
+    await eventually(waits)
 
 
 async def test_a_job_that_was_set_aside_is_queued_once_however_often_it_is_put(
@@ -82,14 +75,14 @@ async def test_a_job_that_was_set_aside_is_queued_once_however_often_it_is_put(
         async def idle() -> bool:
             return await redis.xlen(STREAM) == 1
 
-        await until(idle)
+        await eventually(idle)
         assert await redis.xlen(WAITERS) == 1
         work.go.set()
 
         async def over() -> bool:
             return await redis.xlen(STREAM) == await redis.xlen(WAITERS) == 0
 
-        await until(over)
+        await eventually(over)
     assert work.seen == ["first", "second"]
 
 
@@ -105,7 +98,7 @@ async def test_a_job_that_was_set_aside_and_forgotten_goes_on_when_it_is_put_aga
         async def both() -> bool:
             return work.seen == ["first", "second"]
 
-        await until(both)
+        await eventually(both)
         work.go.set()
 
 
@@ -122,7 +115,7 @@ async def test_a_job_that_was_cancelled_while_set_aside_can_be_put_again(
         async def both() -> bool:
             return work.seen == ["first", "second"]
 
-        await until(both)
+        await eventually(both)
 
 
 async def test_a_long_job_keeps_its_place_and_one_that_has_ended_does_not(
@@ -137,7 +130,7 @@ async def test_a_long_job_keeps_its_place_and_one_that_has_ended_does_not(
         async def long() -> bool:
             return await redis.zscore(SLOTS, "first") > since + 2.0
 
-        await until(long)
+        await eventually(long)
         assert work.seen == ["first"]
         assert await redis.zcard(SLOTS) == 1
         work.go.set()
@@ -145,7 +138,7 @@ async def test_a_long_job_keeps_its_place_and_one_that_has_ended_does_not(
         async def free() -> bool:
             return work.seen == ["first", "second"] and not await redis.exists(SLOTS)
 
-        await until(free)
+        await eventually(free)
 
 
 def test_a_server_that_was_killed_while_it_made_its_secret_can_start_again(
