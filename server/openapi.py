@@ -82,6 +82,11 @@ HEADERS: Mapping[str, tuple[str, str]] = {
 RATE_LIMIT = tuple(name for name in HEADERS if name.startswith("RateLimit-"))
 
 
+def header(name: str, description: str, **kwargs: Any) -> f.String:
+    """A field that tells of a request header, which whoever reads it checks."""
+    return f.String(data_key=name, metadata={"description": description}, **kwargs)
+
+
 def problem(description: str, *headers: str) -> Reply:
     """A documented error, with those of `HEADERS` that it may carry."""
     return Reply(description, ProblemSchema, None, MEDIA_TYPE, headers)

@@ -33,7 +33,7 @@ from server.downloads.objects import (
 from server.downloads.ranges import Span, span, validators
 from server.downloads.signed_urls import Denied, UrlSigner
 from server.errors import Problem
-from server.openapi import Reply, document, problem
+from server.openapi import Reply, document, header, problem
 
 log = logging.getLogger("hedgerow.downloads")
 
@@ -54,21 +54,15 @@ class LinkSchema(Schema):
     signature = f.String(required=True)
 
 
-def _header(name: str, description: str) -> f.String:
-    return f.String(data_key=name, metadata={"description": description})
-
-
 class LinkHeadersSchema(Schema):
     """The headers by which a client asks for a part, or says what it has: RFC 9110. For the document only."""
 
-    range = _header("Range", "Which part is wanted: `bytes=0-499`, `bytes=500-` or `bytes=-500`.")
-    if_range = _header("If-Range", "An `ETag` or `Last-Modified`: a part only of this content, else all.")
-    if_match = _header("If-Match", "An `ETag`: this content, or 412.")
-    if_unmodified_since = _header("If-Unmodified-Since", "A `Last-Modified`: this content, or 412.")
-    if_none_match = _header(
-        "If-None-Match", "An `ETag` that the client has: 304 if it is still this content."
-    )
-    if_modified_since = _header(
+    range = header("Range", "Which part is wanted: `bytes=0-499`, `bytes=500-` or `bytes=-500`.")
+    if_range = header("If-Range", "An `ETag` or `Last-Modified`: a part only of this content, else all.")
+    if_match = header("If-Match", "An `ETag`: this content, or 412.")
+    if_unmodified_since = header("If-Unmodified-Since", "A `Last-Modified`: this content, or 412.")
+    if_none_match = header("If-None-Match", "An `ETag` that the client has: 304 if it is still this content.")
+    if_modified_since = header(
         "If-Modified-Since", "A `Last-Modified` that the client has: 304 if it still is."
     )
 

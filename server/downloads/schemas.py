@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from marshmallow import Schema, ValidationError
+from marshmallow import Schema
 from marshmallow import fields as f
 from marshmallow.validate import Length, OneOf, Range
 
 from server.downloads.jobs import FileState, JobState
 from server.downloads.objects import LARGEST_ID, SMALLEST_ID
+from server.openapi import header
+from server.params import Whole
 
 MOST_FILES = 1000
 MOST_LISTED = 100
@@ -18,8 +19,6 @@ LONGEST_URL = 2048
 FEW = Length(1, MOST_FILES, error="Must name {min} to {max} files.")
 NO_ID = f"Must be a whole number from {SMALLEST_ID} to {LARGEST_ID}."
 NO_LIST = f"Must be a list of 1 to {MOST_FILES} file ids."
-NO_LIMIT = f"Must be a whole number from 1 to {MOST_LISTED}."
-_DIGITS = re.compile(r"[0-9]{1,9}")
 
 
 class FileIds(f.List[int]):
@@ -29,15 +28,6 @@ class FileIds(f.List[int]):
         if isinstance(value, list):
             FEW(value)
         return super()._deserialize(value, attr, data, **kwargs)
-
-
-class Limit(f.Integer):
-    """In ASCII digits: what is in a query string is never guessed at."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        if not _DIGITS.fullmatch(value):
-            raise ValidationError(NO_LIMIT)
-        return int(value)
 
 
 def _file_id(**kwargs: Any) -> f.Integer:
@@ -89,11 +79,7 @@ class JobsQuerySchema(Schema):
             "example": "queued,running",
         },
     )
-    limit = Limit(
-        load_default=20,
-        validate=Range(1, MOST_LISTED, error=NO_LIMIT),
-        metadata={"description": "Jobs at most."},
-    )
+    limit = Whole(1, MOST_LISTED, load_default=20, metadata={"description": "Jobs at most."})
     cursor = f.String(
         load_default=None, validate=Length(1, 200), metadata={"description": "`next` of the page before."}
     )
@@ -130,23 +116,19 @@ class CheckQuerySchema(Schema):
 class MakeHeadersSchema(Schema):
     """The headers of a request for a new job: for the document, the handlers read them themselves."""
 
-    prefer = f.String(
-        data_key="Prefer",
-        metadata={"description": "`respond-async`, `wait=N` or both (RFC 7240); N is in seconds."},
-    )
-    idempotency_key = f.String(
-        data_key="Idempotency-Key",
+    prefer = header("Prefer", "`respond-async`, `wait=N` or both (RFC 7240); N is in seconds.")
+    idempotency_key = header(
+        "Idempotency-Key",
+        "Repeating the request with it gives the same job. Visible ASCII.",
         validate=Length(1, 255),
-        metadata={"description": "Repeating the request with it gives the same job. Visible ASCII."},
     )
 
 
 class SubscribeHeadersSchema(Schema):
     """From where on to follow a job, in the headers."""
 
-    last_event_id = f.String(
-        data_key="Last-Event-ID",
-        metadata={"description": "The last event that the client has; the stream goes on after it."},
+    last_event_id = header(
+        "Last-Event-ID", "The last event that the client has; the stream goes on after it."
     )
 
 
