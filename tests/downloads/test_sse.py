@@ -27,8 +27,8 @@ from server.errors import Problem
 from server.headers import Decorator
 from server.lifecycle import Lifecycle
 from server.telemetry import Telemetry
-from tests.downloads.journal import WITHIN, Journal, new_job, open_journal
-from tests.job_store.stores import Valkey, valkey
+from tests.downloads.journal import Journal, new_job, open_journal
+from tests.job_store.stores import WITHIN, Valkey, valkey
 from tests.server.raw import until
 
 USUAL, QUICK = Manner(), Manner(heartbeat=0.01)
