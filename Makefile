@@ -27,7 +27,7 @@ lint: $(VENV)/dev  ## style and likely bugs
 	$(VENV)/bin/ruff format --check .
 
 types: $(VENV)/dev  ## mypy, strict
-	$(VENV)/bin/mypy strategies upstream server
+	$(VENV)/bin/mypy strategies upstream server tests benchmarks
 
 docs: $(VENV)/dev  ## the documentation into docs/_build/html
 	$(VENV)/bin/sphinx-build -W --keep-going -q -b html docs docs/_build/html

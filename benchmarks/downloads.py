@@ -16,9 +16,10 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import uvloop
@@ -303,12 +304,13 @@ def main() -> None:
     pin(cores.load)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         found = {}
-        for name, measure in {
+        sections: dict[str, Callable[[Cores], Coroutine[Any, Any, dict[str, float]]]] = {
             "initiate": partial(of_initiate, seconds=arguments.seconds),
             "jobs": of_jobs,
             "api": of_api,
             "streams": of_streams,
-        }.items():
+        }
+        for name, measure in sections.items():
             if not arguments.sections or name in arguments.sections:
                 found[name] = numbers = runner.run(measure(cores))
                 print(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import orjson
 from redis.asyncio import Redis
@@ -35,7 +36,7 @@ class Journal:
     """Records whose jobs are made by their first event."""
 
     def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+        self._redis: Any = redis  # its types think that bytes may be text
         self.reads = 0
 
     async def append(self, job_id: str, kind: str = "progress", size: int = 0, *, tell: bool = True) -> str:

@@ -174,7 +174,8 @@ async def test_followers_that_come_and_go_in_a_hurry_miss_nothing(feed: Feed, jo
             made.append(await journal.append(job))
 
     happening = asyncio.create_task(happen())
-    seen, at = [], "0-0"
+    seen: list[str] = []
+    at = "0-0"
     async with asyncio.timeout(WITHIN):
         while len(seen) < 300:
             with feed.follow(job, at) as follower:

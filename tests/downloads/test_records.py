@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -377,7 +378,10 @@ async def test_a_queued_job_can_be_cancelled_and_a_running_one_with_its_files(re
         assert found.state is JobState.CANCELLED
         assert await records.cancel(one) == found
         assert (await kinds(records, one))[-1] == "cancelled"
-    assert [file.state for file in found.files] == [FileState.COMPLETED, FileState.CANCELLED]
+    assert [file.state for file in (await view(records, job)).files] == [
+        FileState.COMPLETED,
+        FileState.CANCELLED,
+    ]
 
 
 async def test_cancelling_leaves_an_ended_job_as_it_is(records: Records) -> None:
@@ -697,7 +701,7 @@ async def test_what_is_forgotten_is_not_found_silent(
 
 async def several(records: Records, clock: Clock, count: int) -> list[str]:
     """Jobs of one client that have ended, newest first."""
-    jobs = []
+    jobs: list[str] = []
     for _ in range(count):
         job = (await records.create(new_job((10_000, 10_007)))).job.id
         await records.cancel(job)
@@ -744,7 +748,7 @@ async def test_a_job_in_a_list_is_the_job_without_its_files(records: Records) ->
             await records.finish(job, run, JobState.FAILED, "It broke.")
         [found] = (await records.jobs_of(CLIENT, ALL, 10, None)).jobs
         whole = await view(records, job)
-        assert found == Summary(**{name: getattr(whole, name) for name in Summary.__slots__})
+        assert found == Summary(**{each.name: getattr(whole, each.name) for each in fields(Summary)})
 
 
 async def test_a_list_can_be_of_some_states(records: Records, clock: Clock) -> None:

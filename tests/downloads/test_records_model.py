@@ -7,7 +7,7 @@ import itertools
 import math
 import uuid
 from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import orjson
@@ -351,7 +351,7 @@ class Histories(RuleBasedStateMachine):
         listed = self.do(self.records.jobs_of(model.client, ALL, 100, None)).jobs
         assert [one.id for one in listed] == self.newest(model.client)
         [one] = (one for one in listed if one.id == model.id)
-        assert one == Summary(**{name: getattr(job, name) for name in Summary.__slots__})
+        assert one == Summary(**{each.name: getattr(job, each.name) for each in fields(Summary)})
         owing = self.do(self.records.stale(self.now + 1, 100))
         assert set(owing) == {each.id for each in self.models.values() if each.owes}
 

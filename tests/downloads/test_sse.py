@@ -338,7 +338,7 @@ async def test_streams_that_are_cut_anywhere_lose_nothing_and_repeat_nothing(
         happening = asyncio.create_task(happen())
         seen = await asyncio.gather(follow(one, two), follow(two, one), follow(one))
         await happening
-    assert seen == [made, made, made]
+    assert list(seen) == [made, made, made]
 
 
 async def test_clients_that_go_away_are_not_kept_nor_logged(

@@ -164,7 +164,7 @@ async def test_a_client_goes_on_after_a_reload_of_nginx_and_misses_nothing(
 
 
 async def test_a_server_that_gives_up_before_nginx_links_to_the_job(behind: Behind, files: Files) -> None:
-    async with behind(**PATIENT) as (site, _):
+    async with behind(30, **PATIENT) as (site, _):
         answer = await site.ask("POST", f"{BASE}/start", {"file_id": 70000})
         assert (answer.status, answer.told["code"]) == (504, "timeout")
         assert answer.headers["Location"] == answer.told["links"]["status"]

@@ -44,7 +44,7 @@ async def outcome(process: Process) -> tuple[int | None, str, str]:
 @asynccontextmanager
 async def running(**environ: str) -> AsyncIterator[tuple[Process, str]]:
     """A server that listens; yields the process and its URL. It is killed if the test leaves it running."""
-    process = await start("--port", "0", **{**FIXED, **environ})
+    process = await start("--port", "0", cwd=ROOT, **{**FIXED, **environ})
     assert process.stderr is not None
     try:
         url = ""

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,9 @@ async def test_when_it_is_killed_it_is_back_soon_with_all_that_it_acknowledged(d
     async with open_job_store(of(data)) as store:
         kept: list[str] = []
 
+        def more(wanted: int) -> bool:
+            return len(kept) >= wanted
+
         async def write_until_it_fails(writer: int) -> None:
             for number in range(100_000):
                 await write(store, f"{writer}:{number}")
@@ -214,7 +218,7 @@ async def test_when_it_is_killed_it_is_back_soon_with_all_that_it_acknowledged(d
         for life in range(3):
             pid, begun = await well(store), len(kept)
             writers = [asyncio.create_task(write_until_it_fails(10 * life + n)) for n in range(5)]
-            await until(lambda begun=begun: len(kept) >= begun + 50)
+            await until(partial(more, begun + 50))
             os.kill(pid, signal.SIGKILL)
             failures = await asyncio.gather(*writers, return_exceptions=True)
             assert {type(one) for one in failures} == {JobStoreDown}

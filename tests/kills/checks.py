@@ -27,8 +27,8 @@ SIDE_BY_SIDE = 8
 
 
 @asynccontextmanager
-async def client(site: Site) -> AsyncIterator[Redis]:
-    """The job store, looked into from outside."""
+async def client(site: Site) -> AsyncIterator[Any]:
+    """The job store, looked into from outside. Its types do not know that answers are decoded."""
     async with Redis.from_url(site.store.url, decode_responses=True, socket_timeout=2.0) as redis:
         yield redis
 
@@ -49,7 +49,7 @@ async def settled(site: Site, within: float) -> float:
             await asyncio.sleep(0.1)
 
 
-async def _left(redis: Redis) -> list[str]:
+async def _left(redis: Any) -> list[str]:
     """What the records and the queues say is not done."""
     left = [f"owed: {job_id}" for job_id in await redis.zrange("hedgerow:open", 0, -1)]
     for queue in QUEUES:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,8 +69,12 @@ async def test_that_the_store_dies_is_no_death_of_a_worker(tmp_path: Path) -> No
         place.settings["DOWNLOAD_DELAY_MIN_MS"] = place.settings["DOWNLOAD_DELAY_MAX_MS"] = "3000"
         await start_all(place, ["server"])
         job = await place.post()
+
+        def again(outages: int, found: dict[str, Any]) -> bool:
+            return bool(found["runs"] > outages)
+
         for outages in range(HASTY.deaths + 1):
-            await place.status(job.id, lambda found, before=outages: found["runs"] > before)
+            await place.status(job.id, partial(again, outages))
             place.store.kill()
         found = await place.status(job.id, lambda found: found["endedAt"])
         assert found["status"] == "completed", found["error"]

@@ -126,9 +126,10 @@ async def test_a_long_job_keeps_its_place_and_one_that_has_ended_does_not(
     async with open_queue(queue_store.url, JOB, work, 1) as queue, working(queue, 10):
         await set_aside(queue, redis, work)
         since = await redis.zscore(SLOTS, "first")
+        assert since is not None
 
         async def long() -> bool:
-            return await redis.zscore(SLOTS, "first") > since + 2.0
+            return (await redis.zscore(SLOTS, "first") or 0.0) > since + 2.0
 
         await eventually(long)
         assert work.seen == ["first"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import pytest
 from aiohttp import web
@@ -79,9 +79,9 @@ class FrontRunner(web.AppRunner):
     @property
     def server(self) -> Any:
         """What is called for each connection."""
-        app = self.app
-        return super().server and front(
-            super().server, Decorator(("*",)), app[TELEMETRY], app[DIRECT], app.get(SHEDDING), app[LIFECYCLE]
+        app, server = self.app, super().server
+        return server and front(
+            server, Decorator(("*",)), app[TELEMETRY], app[DIRECT], app.get(SHEDDING), app[LIFECYCLE]
         )
 
 
@@ -112,12 +112,14 @@ async def serve(
     async def start(table: str | None = None, **environ: Any) -> Client:
         app = web.Application()
         app.router.add_get("/api/work", upstream.answer)
-        server = await aiohttp_server(app)
-        given = {"DOWNLOADS": "off", "WORK_API_URL": str(server.make_url("/api/work")), **environ}
+        source = await aiohttp_server(app)
+        given = {"DOWNLOADS": "off", "WORK_API_URL": str(source.make_url("/api/work")), **environ}
         settings = load_settings(given)
         text = table or ROUTES.read_text("utf-8")
         app = create_app(settings, load_table(text, settings.environ))
-        return await aiohttp_client(FrontServer(app) if way == "direct" else app)
+        server = FrontServer(app) if way == "direct" else TestServer(app)
+        # the type of a client knows the application only if the client made the server
+        return cast(Client, await aiohttp_client(server))
 
     return start
 

@@ -217,7 +217,9 @@ async def test_a_request_that_aiohttp_read_and_that_waits_at_the_gate_is_not_idl
     opened = shut(server)
     caller.writer.write(get("/api/first", ODD))
     await until(lambda: gate._line)
-    farewell = Farewell(connections[0]._manager, server.app[LIFECYCLE])
+    manager = connections[0]._manager
+    assert manager is not None
+    farewell = Farewell(manager, server.app[LIFECYCLE])
     farewell.begin()
     farewell._close_idle(0.0, asyncio.get_running_loop().time())
     opened()
@@ -357,6 +359,7 @@ async def test_whoever_is_connected_when_the_listener_closes_is_served() -> None
     class Protocol(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             made.set()
+            assert isinstance(transport, asyncio.Transport)
             transport.write(b"hello")
             transport.close()
 

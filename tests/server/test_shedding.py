@@ -253,6 +253,7 @@ async def test_the_private_names_mean_what_they_meant(serve: Serve, connections:
     assert (await connection.ask(get("/health")))[0] == 200
     (protocol,) = connections
     await until(lambda: protocol._waiter is not None)
+    assert protocol._waiter is not None
     assert not protocol._waiter.done()
     assert not protocol._messages
     assert not protocol._request_in_progress

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from statistics import quantiles
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,7 @@ class ModelledFetch:
 
 
 def measure(
-    make: type[Strategy[object]], options: object, targets: int, timeout: float
+    make: type[Strategy[Any]], options: object, targets: int, timeout: float
 ) -> tuple[float, list[float], float]:
     """Share of successes, their p50, p95 and p99 in milliseconds, and calls per request."""
 

@@ -52,7 +52,7 @@ class Naive:
                 self.open(now)
         elif self.mode == "half_open":
             if verdict is Verdict.SUCCESS:
-                self.__init__(self.epoch + 1)  # type: ignore[misc,call-arg]
+                self.__init__(self.epoch + 1)  # type: ignore[misc]
             elif verdict is Verdict.FAILURE:
                 self.open(now)
             else:
@@ -112,7 +112,7 @@ class Histories(RuleBasedStateMachine):
     @rule(verdicts=st.lists(st.sampled_from(Verdict), min_size=1, max_size=4))
     def quick_calls(self, verdicts: list[Verdict]) -> None:
         for verdict in verdicts:
-            self.reply(self.call(), verdict)  # type: ignore[arg-type]
+            self.reply(self.call(), verdict)
 
     @invariant()
     def they_agree(self) -> None:
