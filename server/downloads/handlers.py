@@ -290,9 +290,13 @@ class DownloadHandlers:
             raise Problem(429, "too_many_jobs", detail, headers={"Retry-After": "30"}) from None
         if created.fresh:
             service.metrics.created()
-        self._step("put")
         if created.job.state not in ENDED:
-            await service.jobs.put(created.job.id, created.job.client, new=created.fresh)
+            try:
+                self._step("put")
+                await service.jobs.put(created.job.id, created.job.client, new=created.fresh)
+            except JobStoreError as error:
+                # It is written down: `Rescue` will queue it. A 503 would make its caller ask for another.
+                log.info("job %s is accepted, but not queued yet: %s", created.job.id, error.detail)
         self._step("answer")
         return created
 
