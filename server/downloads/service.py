@@ -174,6 +174,10 @@ async def _objects(
                 "jobs are in REDIS_URL, but objects in DATA_DIR: fine for one machine; servers on several "
                 "need an S3_BUCKET_NAME"
             )
+        if settings.s3_access_key_id is not None or settings.s3_public_endpoint is not None:
+            log.warning(
+                "settings of S3 are given, but neither S3_ENDPOINT nor S3_BUCKET_NAME: objects go to DATA_DIR"
+            )
         signer = UrlSigner(load_secret(data / "link-secret"), clock)
         local = await stack.enter_async_context(
             open_local_objects(data / "objects", signer, clock, base=settings.public_url)

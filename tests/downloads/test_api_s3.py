@@ -134,3 +134,22 @@ async def test_each_setting_of_s3_shows_in_the_links(
     owner, day, signed_for, *rest = link.query["X-Amz-Credential"].split("/")
     assert (owner, signed_for, rest) == ("the-id", region, ["s3", "aws4_request"])
     assert day.isdigit()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, []),
+        ({"REDIS_URL": "redis://127.0.0.1:1"}, ["jobs are in REDIS_URL, but objects in DATA_DIR"]),
+        (KEYS, ["neither S3_ENDPOINT nor S3_BUCKET_NAME"]),
+        ({"S3_PUBLIC_ENDPOINT": "https://cdn.test"}, ["neither S3_ENDPOINT nor S3_BUCKET_NAME"]),
+        ({**KEYS, "REDIS_URL": "redis://127.0.0.1:1", "S3_BUCKET_NAME": "files"}, []),
+    ],
+)
+async def test_who_may_have_meant_s3_and_has_the_data_folder_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, given: dict[str, str], told: list[str]
+) -> None:
+    async with AsyncExitStack() as stack:
+        await _objects(load_settings(given), tmp_path, time.time, stack)
+    assert len(caplog.messages) == len(told)
+    assert all(words in message for words, message in zip(told, caplog.messages, strict=True))
