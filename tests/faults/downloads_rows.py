@@ -56,8 +56,6 @@ ROWS: Mapping[int, str] = {
 }
 
 OUT: Mapping[int, str] = {
-    82: "In its first moments a process ends as the kernel does it. What it may leave is an embedded job "
-    "store, which the next start finds (84).",
     106: "That is pip's work: `make` and the image install with `--require-hashes`, from files that have a"
     " hash for each package.",
     107: "There is no container engine where the tests run.",

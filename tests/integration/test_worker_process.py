@@ -61,12 +61,12 @@ Start = Callable[..., Awaitable[Running]]
 @asynccontextmanager
 async def processes(folder: Path, **always: str) -> AsyncIterator[Start]:
     """
-    Start any number of ``python -m server ...``, each with code *before* it; those that the test leaves
-    running are killed.
+    Start any number of ``python -m server ...``, each with code *before* it, and wait until they are *ready*;
+    those that the test leaves running are killed.
     """
     async with AsyncExitStack() as stack:
 
-        async def start(*arguments: str, before: str = "", **environ: str) -> Running:
+        async def start(*arguments: str, before: str = "", ready: bool = True, **environ: str) -> Running:
             path = folder / f"{'-'.join(('log', *arguments[:1]))}-{uuid.uuid4().hex[:8]}"
             with path.open("wb") as log:
                 process = await asyncio.create_subprocess_exec(
@@ -77,6 +77,8 @@ async def processes(folder: Path, **always: str) -> AsyncIterator[Start]:
                     stderr=log,
                 )
             stack.push_async_callback(_kill, process)
+            if not ready:
+                return Running(process, None, path)
             async with asyncio.timeout(STARTS_WITHIN):
                 while True:
                     for line in path.read_text().splitlines(keepends=True):
