@@ -8,7 +8,7 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +67,18 @@ async def test_a_disk_that_hangs_is_unavailable_in_time_and_nothing_is_left_when
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     goes_on = threading.Event()
-    monkeypatch.setattr(files, "require_room", lambda where, room: goes_on.wait(30))
-    async with local_place(tmp_path / "objects", patience=1.0) as place:
+
+    async with local_place(tmp_path / "objects", reserve=0) as place:
+
+        async def blocks() -> AsyncIterator[bytes]:
+            """The disk hangs from the second one on, so that what goes before has all its time."""
+            yield bytes(BLOCK)
+            monkeypatch.setattr(files, "require_room", lambda where, room: goes_on.wait(30))
+            place.store._patience = 1.0
+            yield b"hello"
+
         with pytest.raises(StoreUnavailable, match="in time"):
-            await place.store.put(new_key(), chunked(b"hello"))
+            await place.store.put(new_key(), blocks())
         assert len(place.parts()) == 1
         goes_on.set()
         place.store._threads.shutdown(wait=True)
