@@ -149,15 +149,16 @@ async def _kill(place: Site, kind: str, sort: str) -> None:
 async def gone_on_after(folder: Path, pace: Pace = REAL) -> float:
     """Kill one of two servers, for good, and tell after how many seconds the last of its jobs went on."""
     async with site(folder, "two", pace) as place:
-        await start_all(place, KINDS["two"])
         jobs: list[str] = []
         while not jobs:
+            await start_all(place, KINDS["two"])
             async with asyncio.TaskGroup() as group:
                 for _ in range(CROWD):
                     group.create_task(place.post(3), name="a caller")
-            jobs = await running_at(place, place.children[0].process.pid or 0)
-        place.kill(0)
-        killed = time.time()
+            pid = place.children[0].process.pid or 0
+            place.kill(0)
+            killed = time.time()
+            jobs = await running_at(place, pid)  # what it brought to an end before that does not go on
         latest = 0.0
         for job_id in jobs:
             while not (events := await events_after(place, job_id, round(killed * 1000) + 1)):
