@@ -18,6 +18,7 @@ from server.downloads.engine import CALLBACK, JOB, Again, open_queue, working
 from server.downloads.turns import Turns
 from tests.downloads.conftest import Start
 from tests.downloads.whole import PATIENCE
+from tests.integration.nginx import free_port
 from tests.job_store.stores import eventually, valkey
 
 HOUR = 3600.0
@@ -80,10 +81,10 @@ async def test_a_worker_that_is_taken_for_dead_works_on(redis: Redis, job_store:
 
 
 async def test_connections_that_the_store_has_closed_meanwhile_are_made_anew(
-    tmp_path: Path, unused_tcp_port: int
+    tmp_path: Path,
 ) -> None:
     """Only with TCP were they found out by a failure: callers were told 503 of jobs that were accepted."""
-    port = str(unused_tcp_port)
+    port = str(free_port())
     with valkey(tmp_path, port=port):
         url = f"redis://127.0.0.1:{port}"
         async with Redis.from_url(url) as operator, open_queue(url, JOB, nothing, 1) as queue:
