@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import time
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ from tests.upstream.scripted import (
     reset,
     send,
 )
-from tests.webhooks.network import HERE, FakeResolver, guard_for, trap
+from tests.webhooks.network import HERE, FakeResolver, guard_for
 from upstream.guard import DENIED
 from upstream.guarded_session import MAX_READ, NoReply, Reply, open_guarded_session
 
@@ -169,12 +170,13 @@ class TestFaults:
         assert (outcome.reason, outcome.after) == (reason, 0.0)
 
     async def test_a_receiver_that_is_not_there_is_tried_again(self) -> None:
-        """Its port is closed."""
-        async with trap(HERE) as was:
-            port = was.port
-        guard = guard_for(port, allowed=[f"{HERE}/32"])
-        async with open_guarded_session(guard) as session:
-            outcome = await deliver(message(f"http://{HERE}:{port}/"), SECRETS, session, lambda: NOW)
+        """Its port is bound, so that nobody else gets it, and not listened at."""
+        with socket.socket() as taken:
+            taken.bind((HERE, 0))
+            port = taken.getsockname()[1]
+            guard = guard_for(port, allowed=[f"{HERE}/32"])
+            async with open_guarded_session(guard) as session:
+                outcome = await deliver(message(f"http://{HERE}:{port}/"), SECRETS, session, lambda: NOW)
         assert outcome == Retry("connect_error", "The receiver could not be reached.")
 
     @pytest.mark.fault(97)
