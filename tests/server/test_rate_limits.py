@@ -408,7 +408,7 @@ async def test_every_response_below_v1_tells_the_standing(workers: list[RateLimi
         for number, (path, method, status) in enumerate(asked, start=1):
             got, told = await found.get(path, method)
             assert got == status, (path, method)
-            assert told.pop("RateLimit-Reset") in {"59", "60"}
+            assert 50 < int(told.pop("RateLimit-Reset")) <= 60
             assert told == {
                 "RateLimit-Policy": "100;w=60",
                 "RateLimit-Limit": "100",
