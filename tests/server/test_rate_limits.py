@@ -7,7 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -89,6 +89,18 @@ async def limiters(url: str, number: int = 4, patience: float = LONG) -> AsyncIt
 async def hits(workers: list[RateLimiter], number: int, client: str = "203.0.113.9") -> list[Standing]:
     """So many requests of *client* at once, dealt out to the *workers*."""
     return await asyncio.gather(*(workers[turn % len(workers)].hit(client) for turn in range(number)))
+
+
+@contextmanager
+def hanging(store: Valkey, worker: RateLimiter) -> Iterator[None]:
+    """The store hangs while the block runs, and only then is *worker* less patient with it."""
+    store.freeze()
+    worker._patience = BRIEF
+    try:
+        yield
+    finally:
+        worker._patience = LONG
+        store.thaw()
 
 
 def allowed(standings: list[Standing]) -> int:
@@ -213,10 +225,9 @@ async def test_a_store_that_is_killed_is_done_without_until_it_is_back(
 async def test_a_store_that_hangs_costs_its_bound_once(
     fragile: Valkey, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with limiters(fragile.url, 1, BRIEF) as workers:
+    async with limiters(fragile.url, 1) as workers:
         await hits(workers, 20)
-        fragile.freeze()
-        try:
+        with hanging(fragile, workers[0]):
             began = time.monotonic()
             assert allowed(await hits(workers, 300)) == 100
             assert BRIEF <= time.monotonic() - began < 10 * BRIEF, "once, and not once in each turn"
@@ -225,8 +236,6 @@ async def test_a_store_that_hangs_costs_its_bound_once(
                 await workers[0].hit("198.51.100.1")
             assert time.monotonic() - began < 10 * BRIEF
             await until(lambda: lines(caplog))
-        finally:
-            fragile.thaw()
         await settled(workers, away=False)
         assert (await workers[0].hit("198.51.100.2")).remaining == 99
     assert lines(caplog) == [
@@ -277,8 +286,9 @@ async def test_a_store_that_takes_nothing_is_done_without(
 
 
 async def test_what_keeps_this_process_busy_is_not_taken_for_a_slow_store(store: Valkey) -> None:
-    async with limiters(store.url, 1, BRIEF) as workers:
+    async with limiters(store.url, 1) as workers:
         await workers[0].hit("203.0.113.9")
+        workers[0]._patience = BRIEF
         asked = asyncio.create_task(workers[0].hit("203.0.113.9"))
         for _ in range(3):
             await asyncio.sleep(0)
@@ -290,13 +300,10 @@ async def test_what_keeps_this_process_busy_is_not_taken_for_a_slow_store(store:
 async def test_a_hiccup_of_the_store_is_over_before_anybody_is_told(
     fragile: Valkey, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with limiters(fragile.url, 1, BRIEF) as workers:
+    async with limiters(fragile.url, 1) as workers:
         await hits(workers, 20)
-        fragile.freeze()
-        try:
+        with hanging(fragile, workers[0]):
             assert (await workers[0].hit("203.0.113.9")).remaining == 99, "it is counted in the process"
-        finally:
-            fragile.thaw()
         await settled(workers, away=False)
         assert (await workers[0].hit("198.51.100.1")).remaining == 99
     assert lines(caplog) == []
