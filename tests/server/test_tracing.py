@@ -27,6 +27,7 @@ from server.__main__ import EXIT_CONFIG, main
 from server.lifespan import Trial
 from server.tracing import PATIENCE, QUIET, ROOM, Bounded, Sender
 from tests.downloads.whole import receiver, whole
+from tests.job_store.stores import eventually
 from tests.server.collector import Collector, Seen, collector, tree
 from tests.server.raw import Connection, get, servers
 from tests.server.test_error_reports import process
@@ -323,6 +324,10 @@ async def test_the_work_on_a_download_joins_the_trace_of_the_request_that_asked_
 async def test_the_trace_of_a_job_goes_on_in_another_process(tmp_path: Path) -> None:
     """The request came to a server that does not work on jobs; a worker does, which is started later."""
     async with collector() as taking:
+
+        async def job_told() -> list[Seen]:
+            return taking.named("work on job")
+
         environ = {"DATA_DIR": str(tmp_path / "data"), "OTEL_EXPORTER_OTLP_ENDPOINT": taking.url}
         async with whole(DOWNLOAD_WORKERS="off", **environ) as site:
             answer = await site.initiate(70000, traceparent=GIVEN)
@@ -335,6 +340,7 @@ async def test_the_trace_of_a_job_goes_on_in_another_process(tmp_path: Path) -> 
             )
             try:
                 found = await site.ended(answer.told["jobId"])
+                await eventually(job_told)  # what is left when it ends has a second, and may be lost
                 worker.send_signal(signal.SIGTERM)
                 await worker.communicate()
             finally:
