@@ -262,8 +262,7 @@ async def test_a_sentry_that_is_ill_delays_no_answer_and_is_not_spoken_of(
                 await response.read()
             slowest = max(slowest, time.monotonic() - began)
         began = time.monotonic()
-    assert time.monotonic() - began < 10.0
-    assert slowest < 5.0
+    assert max(slowest, time.monotonic() - began) < 20.0  # who waited for Sentry would wait 30 s
     assert {record.name for record in caplog.records if record.levelno > logging.INFO} <= {
         "hedgerow.server",
         "hedgerow.access",
