@@ -273,7 +273,7 @@ async def test_a_write_that_was_cut_off_does_not_keep_it_from_starting(data: Pat
 async def test_one_that_hangs_is_down_and_is_left_alone_until_it_goes_on(
     data: Path, quick: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with open_job_store(of(data, patience=1.0)) as store:
+    async with open_job_store(of(data, patience=3.0)) as store:
         pid = await well(store)
         os.kill(pid, signal.SIGSTOP)
         try:
