@@ -55,6 +55,8 @@ AFTER_A_BUG = 5.0
 """Seconds before a job is looked at again that has met one."""
 REMEMBERED = 3600.0
 """Seconds for which the queue knows what has ended. Nobody asks it: records remember."""
+ANY = 2**31
+"""Places, of which nobody has as many."""
 _FORGET_DEAD = Path(__file__).with_name("forget_dead.lua")
 
 
@@ -233,9 +235,9 @@ async def _keep_working(worker: Worker) -> None:
 
 def _task(work: Work, most_per_client: int) -> Callable[..., Awaitable[None]]:
     from docket import ConcurrencyLimit, Retry
-    from docket.dependencies import Dependency
+    from docket.dependencies import Dependency, current_docket, current_execution
 
-    turns, places = Turns(), Places()
+    turns, places = Turns(), Places(REDELIVERY)
 
     class Session(Dependency["Session"]):
         """Known to the library by being a parameter's default."""
@@ -252,8 +254,7 @@ def _task(work: Work, most_per_client: int) -> Callable[..., Awaitable[None]]:
             """Entered around the time in which a worker takes jobs; when it is over, for its end or because
             the store has failed, the worker waits for those that it has."""
             turns.begin()
-            lost_after = worker.redelivery_timeout.total_seconds()
-            renewal = asyncio.create_task(places.keep(docket, lost_after), name=f"{docket.name}: places")
+            renewal = asyncio.create_task(places.keep(docket), name=f"{docket.name}: places")
             try:
                 yield
             finally:
@@ -261,19 +262,31 @@ def _task(work: Work, most_per_client: int) -> Callable[..., Awaitable[None]]:
                 turns.hand_over()
                 await asyncio.wait([renewal])
 
+    class Place(ConcurrencyLimit):
+        """One of so many that a client has; for a job of a dead worker, the one that it had there."""
+
+        async def __aenter__(self) -> ConcurrencyLimit:
+            job, docket = current_execution.get(), current_docket.get()
+            if not (job.redelivered and await places.give_back(docket, job.get_argument("client"), job.key)):
+                return await super().__aenter__()
+            limit = await ConcurrencyLimit("client", ANY).__aenter__()  # somebody may just have taken it
+            limit.max_concurrent = most_per_client
+            return limit
+
     async def look_at(
         job_id: str,
         client: str,
         again: Retry = Retry.forever(),  # noqa: B008 - the library reads the defaults
-        limit: ConcurrencyLimit = ConcurrencyLimit("client", most_per_client),  # noqa: B008
+        limit: ConcurrencyLimit = Place("client", most_per_client),  # noqa: B008
         session: Session = Session(),  # noqa: B008
     ) -> None:
         seconds = 0.0
         scope = asyncio.timeout(None)
         try:
             async with scope:
-                with turns.scope(scope), places.hold(limit, job_id):
-                    found = await work(job_id, again.attempt - 1)
+                with turns.scope(scope):
+                    async with places.hold(current_docket.get(), limit, job_id):
+                        found = await work(job_id, again.attempt - 1)
                 if found is None:
                     return
                 seconds = found.seconds

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -16,7 +18,10 @@ from tests.job_store.stores import Valkey, eventually, valkey
 
 STREAM, LATER = "hedgerow:job:stream", "hedgerow:job:queue"
 SLOTS, WAITERS = "hedgerow:job:concurrency:client:me", "hedgerow:job:concurrency:client:me:waiters"
+GROUP = "docket-workers"
 AGAIN = 20
+AGES = 600.0
+"""Seconds, of which no test waits for one in twenty."""
 
 
 @pytest.fixture(scope="session")
@@ -140,6 +145,50 @@ async def test_a_long_job_keeps_its_place_and_one_that_has_ended_does_not(
             return work.seen == ["first", "second"] and not await redis.exists(SLOTS)
 
         await eventually(free)
+
+
+async def test_a_place_is_kept_for_its_job_until_that_has_had_its_time_to_come_back(
+    redis: Redis, queue_store: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others of its client took the places of a dead worker's jobs, which went to the end of their line."""
+    monkeypatch.setattr("server.downloads.engine.REDELIVERY", AGES)
+    work = Work()
+    async with open_queue(queue_store.url, JOB, work, 1) as queue, working(queue, 10):
+        began = time.time()
+        await set_aside(queue, redis, work)
+        lost = (await redis.zscore(SLOTS, "first") or 0.0) + AGES
+        assert lost - began >= 2 * AGES
+        work.go.set()
+
+
+@pytest.mark.parametrize(
+    ("lost", "goes_on"), [(-1.0, False), (-0.55, False), (-0.45, True), (0.5, True), (None, False)]
+)
+async def test_a_job_of_a_dead_worker_does_not_wait_for_the_place_that_it_had_itself(
+    redis: Redis, queue_store: Valkey, monkeypatch: pytest.MonkeyPatch, lost: float | None, goes_on: bool
+) -> None:
+    """
+    If the place was renewed after the job, the job went on after twice the time: 16 to 21 s. One that is held
+    for most of the time to come is that of somebody who lives. Who has lost it to another job has to wait.
+    """
+    monkeypatch.setattr("server.downloads.engine.REDELIVERY", AGES)
+    work = Work()
+    async with open_queue(queue_store.url, JOB, work, 1) as queue:
+        await redis.xgroup_create(STREAM, GROUP, mkstream=True)
+        await queue.put("first", "me")
+        taken: Any = await redis.xreadgroup(GROUP, "dead", {STREAM: ">"})
+        [[_, [(message, _)]]] = taken
+        await redis.xclaim(STREAM, GROUP, "dead", 0, [message], idle=round(2 * AGES * 1000))
+        now = time.time()
+        await redis.zadd(SLOTS, {"other": now} if lost is None else {"first": now - lost * AGES})
+        async with working(queue, 10):
+
+            async def found() -> bool:
+                return bool(work.seen) or await redis.xlen(WAITERS) == 1
+
+            await eventually(found)
+            assert work.seen == ["first"] * goes_on
+            work.go.set()
 
 
 def test_a_server_that_was_killed_while_it_made_its_secret_can_start_again(
