@@ -1,5 +1,6 @@
 """
 ``python -m tests.kills``, the long form: every step, then random moments, with all times as in production.
+A kill comes every second or two here, so a job may meet ten of them and be innocent: it may meet more.
 
 It says what each kind of site came to, and what is wrong there; the exit code is 1 if anything is.
 """
@@ -10,12 +11,14 @@ import argparse
 import asyncio
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from tests.kills.chaos import Outcome, gone_on_after, run
 from tests.kills.launch import REAL
 from tests.kills.site import KINDS
 
+PACE = replace(REAL, deaths=100)
 DEATHS = 5
 """How often one of two servers is killed for good, to see how long its jobs take to go on at the other."""
 
@@ -30,7 +33,7 @@ def main() -> int:
     wrong = 0
     for kind in KINDS if arguments.store == "all" else [arguments.store]:
         folder = Path(tempfile.mkdtemp(prefix="kills-"))
-        outcome = asyncio.run(run(folder, kind, arguments.kills, REAL, steps=True, seed=arguments.seed))
+        outcome = asyncio.run(run(folder, kind, arguments.kills, PACE, steps=True, seed=arguments.seed))
         tell(outcome)
         if outcome.faults:
             wrong += 1
