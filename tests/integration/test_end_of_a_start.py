@@ -44,3 +44,6 @@ async def test_sigterm_at_a_step_of_a_start_ends_it_and_the_next_start_works(tmp
         async with aiohttp.ClientSession() as http:
             job = await initiate(http, server.url, 70000)
             await until(http, server.url, job, lambda found: found["status"] == "completed")
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.ended() == 0
+        assert not lives(Files(tmp_path / "data" / FOLDER))
