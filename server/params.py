@@ -47,7 +47,7 @@ def timeout_reader(maximum: float) -> Callable[[str], float]:
     A function from a raw query string to the timeout in seconds; parameters it does not know are ignored.
 
     It raises `server.errors.Problem` (400) for anything but a whole number from 1 to the maximum. What a
-    query string means never changes, so it is remembered: validation takes 60 µs, a memory 0.1 µs.
+    query string means never changes, so it is remembered: validation takes 13 µs, a memory 0.2 µs.
     """
     schema = timeout_schema(maximum)
 

@@ -21,7 +21,7 @@ SLOTS, WAITERS = "hedgerow:job:concurrency:client:me", "hedgerow:job:concurrency
 GROUP = "docket-workers"
 AGAIN = 20
 AGES = 600.0
-"""Seconds, of which no test waits for one in twenty."""
+"""Seconds; a twentieth of it is longer than any test takes."""
 
 
 @pytest.fixture(scope="session")
